@@ -1,0 +1,1 @@
+"""Retrieval metrics, computed from score matrices."""
