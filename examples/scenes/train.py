@@ -12,7 +12,7 @@ from examples.scenes.dataset import Sample, make_split
 from examples.scenes.regions import FEATURE_DIM
 from examples.scenes.scene import COLOURS
 from teran.model import TeranConfig, TeranModel, TextConfig
-from teran.model.tokenizer import wordpiece_tokenizer
+from teran.tokenizer import wordpiece_tokenizer
 from teran.training import PairDataset, Trainer, TrainingConfig
 
 
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--margin", type=float, default=0.3)
+    parser.add_argument("--all-negatives-epochs", type=int, default=6)
     parser.add_argument("--resume", action="store_true", help="go on from the run's last state")
     options = parser.parse_args()
 
@@ -82,7 +83,7 @@ def main() -> None:
         step_size=max(options.epochs * 2 // 3, 1),
         warmup_steps=200,
         margin=options.margin,
-        all_negatives_epochs=2,
+        all_negatives_epochs=options.all_negatives_epochs,
     )
     torch.manual_seed(config.seed)
     model = TeranModel(model_config(tokenizer.get_vocab_size()), tokenizer)

@@ -122,12 +122,11 @@ class Trainer:
         batches = [batch for batch in batches if len(batch) > 1]
         task = progress.add_task("", total=len(batches), epoch=self.state.epoch + 1, loss=0.0)
         total = 0.0
-        for batch in batches:
+        for done, batch in enumerate(batches, start=1):
             captions = [
                 train.captions[i][int(draws[i] * len(train.captions[i]))] for i in batch
             ]
             total += self.step(train, batch, captions) / len(batch)
-            done = progress.tasks[task].completed + 1
             progress.update(task, completed=done, loss=total / done)
         progress.remove_task(task)
         return total / max(len(batches), 1)

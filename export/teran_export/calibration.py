@@ -1,0 +1,77 @@
+"""The data an engine is calibrated on and judged by."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from teran.errors import ExportError
+from teran.model import TeranConfig
+from teran.tokenizer import CaptionTokenizer
+from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph, random_inputs
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Inputs of both encoders, and which caption belongs to which image where that is known."""
+
+    source: str
+    """The file's name, or "synthetic"."""
+    images: Arrays
+    """`region_features` (N, R, F), `boxes` (N, R, 4), `region_mask` (N, R)"""
+    captions: Arrays
+    """`input_ids`, `attention_mask`, `word_mask` (M, W)"""
+    image_of_caption: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def load(cls, path: Path, config: TeranConfig, tokenizer: Tokenizer) -> "CalibrationData":
+        """Read an `.npz` of real images and captions.
+
+        Keys: `region_features` (N, R, F), `boxes` (N, R, 4), `region_mask` (N, R), `captions` (M,)
+        strings, and `image_of_caption` (M,) for the recall check.
+
+        Raises:
+            ExportError: the file can't be read, or does not fit the model.
+        """
+        try:
+            with np.load(path) as archive:
+                images: Arrays = {
+                    "region_features": archive["region_features"].astype(np.float32),
+                    "boxes": archive["boxes"].astype(np.float32),
+                    "region_mask": archive["region_mask"].astype(bool),
+                }
+                captions = [str(caption) for caption in archive["captions"]]
+                owner = archive["image_of_caption"].astype(np.int64)
+        except (OSError, KeyError, ValueError) as error:
+            raise ExportError(f"can't use {path} for calibration: {error}") from error
+        if images["region_features"].shape[2] != config.feature_dim:
+            raise ExportError(
+                f"{path} has features of {images['region_features'].shape[2]} values, the model "
+                f"takes {config.feature_dim}"
+            )
+        batch = CaptionTokenizer(tokenizer, config.text.max_position_embeddings).encode(captions)
+        tokens = {name: getattr(batch, name) for name in TEXTUAL_ENCODER.inputs}
+        return cls(path.name, images, tokens, owner)
+
+    @classmethod
+    def synthetic(cls, config: TeranConfig) -> "CalibrationData":
+        """Random valid inputs: enough for speed and numerical checks, not for recall."""
+        images = random_inputs(VISUAL_ENCODER, config, (64, 36), seed=1)
+        captions = random_inputs(TEXTUAL_ENCODER, config, (128, 16), seed=2)
+        return cls("synthetic", images, captions, None)
+
+    def inputs(self, graph: Graph) -> Arrays:
+        """All inputs of one encoder."""
+        return self.images if graph is VISUAL_ENCODER else self.captions
+
+    def batches(self, graph: Graph) -> Iterator[Arrays]:
+        """The inputs of one encoder in batches."""
+        inputs = self.inputs(graph)
+        count = len(next(iter(inputs.values())))
+        for start in range(0, count, BATCH):
+            yield {name: value[start : start + BATCH] for name, value in inputs.items()}

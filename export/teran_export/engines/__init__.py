@@ -1,0 +1,9 @@
+"""The engines a graph can be compiled for. A new one is a module here and a line in `ENGINES`."""
+
+from teran_export.engines.base import Engine
+from teran_export.engines.onnxruntime import OnnxRuntimeEngine
+from teran_export.engines.openvino import OpenVinoEngine
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OpenVinoEngine(), OnnxRuntimeEngine())}
+
+__all__ = ["ENGINES", "Engine"]

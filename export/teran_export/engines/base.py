@@ -1,0 +1,39 @@
+"""What an engine has to offer so that graphs can be built for it, checked and published."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from teran_export.graphs import Arrays, Graph
+
+Run = Callable[[Arrays], Arrays]
+"""A loaded engine: named inputs to named outputs."""
+
+
+class Engine(Protocol):
+    """One way of running a graph, named as Triton names the backend that serves it."""
+
+    name: str
+    files: tuple[str, ...]
+    """What `build` writes; the first is Triton's `default_model_filename`."""
+
+    def precisions(self) -> Sequence[str]:
+        """The precisions this host can run, from the plainest to the most reduced."""
+
+    def build(
+        self, graph: Graph, source: Path, directory: Path, precision: str, samples: Iterable[Arrays]
+    ) -> None:
+        """Compile the ONNX file `source` into `directory`.
+
+        Raises:
+            ExportError: it can't be compiled.
+        """
+
+    def load(self, graph: Graph, directory: Path, precision: str) -> Run:
+        """Load what `build` wrote, to be checked and timed in this process."""
+
+    def parameters(self, precision: str) -> dict[str, str]:
+        """The backend's own parameters for a model's config."""
+
+    def versions(self) -> dict[str, str]:
+        """The libraries whose version decides what an engine is, for the manifest."""

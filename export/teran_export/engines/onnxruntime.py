@@ -1,0 +1,42 @@
+"""ONNX Runtime: the graph as it is, in fp32. Portable, and the reference for the others."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnxruntime
+
+from teran_export.engines.base import Run
+from teran_export.graphs import Arrays, Graph
+
+
+class OnnxRuntimeEngine:
+    """Serves `model.onnx` through Triton's `onnxruntime` backend."""
+
+    name = "onnxruntime"
+    files = ("model.onnx",)
+
+    def precisions(self) -> Sequence[str]:
+        return ("fp32",)
+
+    def build(
+        self,
+        graph: Graph,  # noqa: ARG002
+        source: Path,
+        directory: Path,
+        precision: str,  # noqa: ARG002
+        samples: Iterable[Arrays],  # noqa: ARG002
+    ) -> None:
+        shutil.copyfile(source, directory / self.files[0])
+
+    def load(self, graph: Graph, directory: Path, precision: str) -> Run:  # noqa: ARG002
+        session = onnxruntime.InferenceSession(
+            directory / self.files[0], providers=["CPUExecutionProvider"]
+        )
+        return lambda inputs: dict(zip(graph.outputs, session.run(None, inputs), strict=True))
+
+    def parameters(self, precision: str) -> dict[str, str]:  # noqa: ARG002
+        return {}
+
+    def versions(self) -> dict[str, str]:
+        return {"onnxruntime": onnxruntime.__version__}

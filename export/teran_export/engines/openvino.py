@@ -1,0 +1,67 @@
+"""OpenVINO: the fastest engine on x86 CPUs. fp32, bf16 where the CPU has it, int8 through NNCF."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import nncf
+import openvino
+
+from teran_export.engines.base import Run
+from teran_export.graphs import Arrays, Graph
+
+
+class OpenVinoEngine:
+    """Serves `model.xml` through Triton's `openvino` backend."""
+
+    name = "openvino"
+    files = ("model.xml", "model.bin")
+
+    def __init__(self) -> None:
+        self._core = openvino.Core()
+
+    def precisions(self) -> Sequence[str]:
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return [p for p in ("fp32", "bf16", "int8") if p.upper() in capabilities]
+
+    def build(
+        self, graph: Graph, source: Path, directory: Path, precision: str, samples: Iterable[Arrays]
+    ) -> None:
+        model = self._core.read_model(source)
+        model.set_friendly_name(graph.name)
+        if precision == "int8":
+            model = _quantise(model, list(samples))
+        openvino.save_model(model, directory / self.files[0], compress_to_fp16=False)
+
+    def load(self, graph: Graph, directory: Path, precision: str) -> Run:
+        # bf16 is an instruction to the compiler; the file is the same as for fp32.
+        hint = "bf16" if precision == "bf16" else "f32"
+        compiled = self._core.compile_model(
+            directory / self.files[0],
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"},
+        )
+
+        def run(inputs: Arrays) -> Arrays:
+            results = compiled(inputs)
+            return {name: results[name] for name in graph.outputs}
+
+        return run
+
+    def parameters(self, precision: str) -> dict[str, str]:
+        return {"HINT_BF16": "YES"} if precision == "bf16" else {}
+
+    def versions(self) -> dict[str, str]:
+        return {"openvino": openvino.__version__, "nncf": nncf.__version__}
+
+
+def _quantise(model: openvino.Model, samples: list[Arrays]) -> openvino.Model:
+    """Quantise weights and activations to int8; LayerNorm, softmax and GELU stay in float."""
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(samples),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(samples),
+    )

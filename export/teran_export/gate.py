@@ -1,0 +1,138 @@
+"""Judges an engine by what users would notice: its embeddings' direction, and recall."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from teran.evaluation.retrieval import Recall, image_ranks
+from teran.model import TeranModel
+from teran_export.calibration import CalibrationData
+from teran_export.engines import Engine
+from teran_export.engines.base import Run
+from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Graph
+
+Floats = npt.NDArray[np.float32]
+
+MIN_MEAN_COSINE = 0.99
+MIN_COSINE = 0.95
+MAX_RECALL_DROP = 0.5
+"""Percentage points of image R@1 and R@10 an engine may differ by from PyTorch in fp32."""
+
+
+@dataclass(frozen=True)
+class EncoderCheck:
+    """One encoder's embeddings against PyTorch's, over all present rows, and its speed."""
+
+    mean_cosine: float
+    min_cosine: float
+    milliseconds: float
+    """Median time of one batch of calibration data in this process."""
+
+
+@dataclass(frozen=True)
+class PrecisionCheck:
+    """What a precision costs and what it keeps."""
+
+    encoders: dict[str, EncoderCheck]
+    recall_drop: float | None
+    """Largest change of image R@1 and R@10 in points; None where no recall is defined."""
+
+    @property
+    def milliseconds(self) -> float:
+        return sum(check.milliseconds for check in self.encoders.values())
+
+    def failure(self) -> str | None:
+        """Why the precision must not be served, or None."""
+        for name, check in self.encoders.items():
+            if not (check.mean_cosine >= MIN_MEAN_COSINE and check.min_cosine >= MIN_COSINE):
+                return (
+                    f"{name}: cosine {check.mean_cosine:.4f} on average, {check.min_cosine:.4f} at "
+                    f"worst; at least {MIN_MEAN_COSINE} and {MIN_COSINE} are needed"
+                )
+        if self.recall_drop is not None and self.recall_drop > MAX_RECALL_DROP:
+            return f"recall changes by {self.recall_drop:.2f} points, more than {MAX_RECALL_DROP}"
+        return None
+
+
+class Gate:
+    """Holds PyTorch's answers on the calibration data, and compares engines with them."""
+
+    def __init__(self, model: TeranModel, data: CalibrationData) -> None:
+        self._model, self._data = model, data
+        modules = {VISUAL_ENCODER: model.visual_encoder, TEXTUAL_ENCODER: model.textual_encoder}
+
+        def reference(graph: Graph) -> Run:
+            def run(inputs):  # type: ignore[no-untyped-def]
+                tensors = [torch.from_numpy(inputs[name]) for name in graph.inputs]
+                return {graph.outputs[0]: modules[graph](*tensors).numpy()}
+
+            return run
+
+        with torch.inference_mode():
+            self._expected = {
+                graph.name: self._embeddings(graph, reference(graph))[0] for graph in modules
+            }
+        self._recall = self._recall_of(self._expected)
+
+    def check(self, load: Callable[[Graph], Run]) -> PrecisionCheck:
+        """Run both encoders of one precision on all data.
+
+        Args:
+            load: gives the loaded engine of a graph; one is held at a time.
+        """
+        checks, embeddings = {}, {}
+        for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER):
+            result, milliseconds = self._embeddings(graph, load(graph))
+            embeddings[graph.name] = result
+            cosine = self._cosine(graph, result)
+            checks[graph.name] = EncoderCheck(
+                round(float(cosine.mean()), 6), round(float(cosine.min()), 6), milliseconds
+            )
+        recall = self._recall_of(embeddings)
+        drop = None
+        if recall and self._recall:
+            pairs = ((recall.r1, self._recall.r1), (recall.r10, self._recall.r10))
+            drop = round(max(abs(ours - theirs) for ours, theirs in pairs), 3)
+        return PrecisionCheck(checks, drop)
+
+    def mean_cosine(self, graph: Graph, run: Run) -> float:
+        """Mean cosine of one encoder's embeddings with PyTorch's."""
+        return float(self._cosine(graph, self._embeddings(graph, run)[0]).mean())
+
+    def _embeddings(self, graph: Graph, run: Run) -> tuple[Floats, float]:
+        results, times = [], []
+        for batch in self._data.batches(graph):
+            start = perf_counter()
+            results.append(run(batch)[graph.outputs[0]].copy())
+            times.append(perf_counter() - start)
+        # The first run of a shape compiles.
+        return np.concatenate(results), round(1e3 * median(times[1:] or times), 3)
+
+    def _cosine(self, graph: Graph, result: Floats) -> Floats:
+        expected = self._expected[graph.name]
+        rows = np.abs(expected).max(axis=-1) > 0
+        ours, theirs = result[rows].astype(np.float64), expected[rows].astype(np.float64)
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosine: Floats = np.nan_to_num((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12))
+        return cosine
+
+    def _recall_of(self, embeddings: dict[str, Floats]) -> Recall | None:
+        if self._data.image_of_caption is None:
+            return None
+        regions = torch.from_numpy(embeddings[VISUAL_ENCODER.name])
+        words = torch.from_numpy(embeddings[TEXTUAL_ENCODER.name])
+        scores = torch.cat(
+            [self._model.align(regions, block) for block in words.split(64)], dim=1
+        ).numpy()
+        return Recall.of(image_ranks(scores, self._data.image_of_caption))
+
+
+def choose(engine: Engine, checks: dict[str, PrecisionCheck]) -> str | None:
+    """The fastest precision that passes, or None where none does."""
+    passing = [p for p in engine.precisions() if p in checks and not checks[p].failure()]
+    return min(passing, key=lambda p: checks[p].milliseconds, default=None)

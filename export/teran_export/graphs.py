@@ -1,0 +1,234 @@
+"""The three ONNX graphs of a model: visual encoder, textual encoder, alignment.
+
+Dynamic in batch, regions and words. Every graph is run in ONNX Runtime on random valid inputs of
+several shapes as soon as it is written, and compared with the PyTorch module it came from.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from teran.errors import ExportError
+from teran.model import Pooling, TeranConfig, TeranModel, word_mask
+from teran.model.alignment import align_masked, present
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+OPSET = 18
+EMBEDDING_TOLERANCE = 1e-4
+SCORE_TOLERANCE = 1e-3
+
+
+class _Visual(nn.Module):
+    def __init__(self, model: TeranModel) -> None:
+        super().__init__()
+        self.encoder = model.visual_encoder
+
+    def forward(self, region_features: Tensor, boxes: Tensor, region_mask: Tensor) -> Tensor:
+        result: Tensor = self.encoder(region_features, boxes, region_mask)
+        return result
+
+
+class _Textual(nn.Module):
+    def __init__(self, model: TeranModel) -> None:
+        super().__init__()
+        self.encoder = model.textual_encoder
+        self.last_id = model.config.text.vocab_size - 1
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, word_mask: Tensor) -> Tensor:
+        # A look-up outside the table is undefined in most engines.
+        ids = input_ids.clamp(0, self.last_id)
+        result: Tensor = self.encoder(ids, attention_mask, word_mask)
+        return result
+
+
+class _Alignment(nn.Module):
+    """The matrix stays in the order it is computed in, [N, R, M, W]: no transposed copy."""
+
+    def __init__(self, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, region_embeddings: Tensor, word_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        region_mask, word_mask = present(region_embeddings), present(word_embeddings)
+        return align_masked(
+            region_embeddings, word_embeddings, region_mask, word_mask, self.pooling
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """One graph: its name (also the Triton model's), tensors, dynamic axes and tolerance."""
+
+    name: str
+    inputs: Mapping[str, tuple[str, ...]]
+    """Each input's dynamic axes by name; a leading run, the rest of the shape is fixed."""
+    outputs: tuple[str, ...]
+    module: Callable[[TeranModel], nn.Module]
+    tolerance: float
+    shapes: tuple[tuple[int, ...], ...]
+    """Sizes of the axes to check with. The first is traced; none of the others repeats it."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(axis for axes in self.inputs.values() for axis in axes))
+
+    def path(self, directory: Path) -> Path:
+        return directory / f"{self.name}.onnx"
+
+
+VISUAL_ENCODER = Graph(
+    "visual_encoder",
+    {
+        "region_features": ("batch", "regions"),
+        "boxes": ("batch", "regions"),
+        "region_mask": ("batch", "regions"),
+    },
+    ("region_embeddings",),
+    _Visual,
+    EMBEDDING_TOLERANCE,
+    ((2, 5), (1, 36), (3, 1), (2, 50)),
+)
+TEXTUAL_ENCODER = Graph(
+    "textual_encoder",
+    {
+        "input_ids": ("batch", "words"),
+        "attention_mask": ("batch", "words"),
+        "word_mask": ("batch", "words"),
+    },
+    ("word_embeddings",),
+    _Textual,
+    EMBEDDING_TOLERANCE,
+    ((2, 7), (1, 16), (5, 32), (1, 64)),
+)
+ALIGNMENT = Graph(
+    "alignment",
+    {"region_embeddings": ("images", "regions"), "word_embeddings": ("captions", "words")},
+    ("scores", "region_word_similarity"),
+    lambda model: _Alignment(model.config.pooling),
+    SCORE_TOLERANCE,
+    ((2, 5, 3, 7), (1, 36, 1, 16), (4, 40, 1, 9), (1, 1, 6, 32)),
+)
+GRAPHS = (VISUAL_ENCODER, TEXTUAL_ENCODER, ALIGNMENT)
+
+
+def random_inputs(
+    graph: Graph, config: TeranConfig, sizes: tuple[int, ...], seed: int = 0
+) -> Arrays:
+    """Random valid inputs: padded rows, features like those of a real detector.
+
+    Bottom-up-attention features are never negative, a third of them is zero, and a few reach 30.
+    """
+    random = np.random.default_rng(seed)
+    if graph is ALIGNMENT:
+        images, regions, captions, words = sizes
+        return {
+            "region_embeddings": _unit_rows(random, images, regions, config.embed_dim),
+            "word_embeddings": _unit_rows(random, captions, words, config.embed_dim),
+        }
+    batch, length = sizes
+    counts = random.integers(min(2, length), length + 1, size=batch)
+    counts[0] = length
+    mask = np.arange(length) < counts[:, None]
+    if graph is VISUAL_ENCODER:
+        features = random.exponential(1.1, (batch, length, config.feature_dim))
+        features *= random.random(features.shape) > 1 / 3
+        corner = random.random((batch, length, 2)) * 0.6
+        boxes = np.concatenate([corner, corner + 0.05 + 0.35 * random.random(corner.shape)], -1)
+        return {
+            "region_features": (features * mask[..., None]).astype(np.float32),
+            "boxes": (boxes * mask[..., None]).astype(np.float32),
+            "region_mask": mask,
+        }
+    ids = random.integers(0, config.text.vocab_size, (batch, length)) * mask
+    return {
+        "input_ids": ids.astype(np.int64),
+        "attention_mask": mask.astype(np.int64),
+        "word_mask": word_mask(torch.from_numpy(mask)).numpy(),
+    }
+
+
+def _unit_rows(
+    random: np.random.Generator, count: int, length: int, dim: int
+) -> npt.NDArray[np.float32]:
+    rows = random.standard_normal((count, length, dim))
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    rows[-1, (length + 1) // 2 :] = 0.0
+    return rows.astype(np.float32)
+
+
+def write_graph(graph: Graph, model: TeranModel, directory: Path) -> float:
+    """Write one graph and check it.
+
+    Returns:
+        The largest absolute difference from PyTorch over all checked shapes.
+
+    Raises:
+        ExportError: it is above the graph's tolerance; the file is removed.
+    """
+    module = graph.module(model).eval()
+    sizes = dict(zip(graph.axes, graph.shapes[0], strict=True))
+    example = random_inputs(graph, model.config, graph.shapes[0])
+    dims = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in sizes}
+    path = graph.path(directory)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            tuple(torch.from_numpy(value) for value in example.values()),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(
+                {i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()
+            ),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    _name_nodes(proto)
+    onnx.save(proto, path)
+    error = check_graph(graph, module, model.config, path)
+    if not error <= graph.tolerance:
+        path.unlink()
+        raise ExportError(
+            f"the {graph.name} graph differs from PyTorch by {error:.2e}, more than "
+            f"{graph.tolerance:.0e}"
+        )
+    return error
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    """Name every node after the module it came from, as engines report layers by that name."""
+    for index, node in enumerate(proto.graph.node):
+        scopes = {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+        parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+        module = parts[-2] if len(parts) > 1 else ""
+        node.name = f"{module or 'graph'}/{node.op_type}_{index}"
+        del node.metadata_props[:]
+
+
+def check_graph(graph: Graph, module: nn.Module, config: TeranConfig, path: Path) -> float:
+    """Largest absolute difference between the written graph and PyTorch, over several shapes."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for seed, sizes in enumerate(graph.shapes):
+        inputs = random_inputs(graph, config, sizes, seed)
+        with torch.inference_mode():
+            expected = module(*(torch.from_numpy(value) for value in inputs.values()))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(session.run(None, inputs), expected, strict=True):
+            difference = np.abs(ours - theirs.numpy())
+            worst = max(worst, float(difference.max()) if np.isfinite(ours).all() else np.inf)
+    return worst

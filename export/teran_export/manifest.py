@@ -1,0 +1,57 @@
+"""The manifest of a published repository: what it was made from, with what, and how well it fits."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that decides whether a published repository is still the right one."""
+
+    request: dict[str, Any]
+    """What was asked for: bundle, engine, precision, limits, library versions, sources."""
+    precision: str
+    """The precision that was chosen."""
+    created: str
+    pooling: str
+    graphs: dict[str, float] = field(default_factory=dict)
+    """Largest absolute difference of each ONNX graph from PyTorch."""
+    checks: dict[str, Any] = field(default_factory=dict)
+    """Per precision tried: cosine, recall change, time, and why it was refused, if it was."""
+    files: dict[str, int] = field(default_factory=dict)
+    """Every published file and its size in bytes."""
+
+    def write(self, directory: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2)
+        (directory / NAME).write_text(text + "\n", encoding="utf-8")
+
+    def is_current(self, directory: Path, request: dict[str, Any]) -> bool:
+        """Whether the repository in `directory` is whole, and was made from `request`."""
+        return self.request == request and all(
+            (path := directory / name).is_file() and path.stat().st_size == size
+            for name, size in self.files.items()
+        )
+
+
+def read(directory: Path) -> Manifest | None:
+    """Read a repository's manifest; None where there is none that can be read."""
+    try:
+        return Manifest(**json.loads((directory / NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def hash_tree(*folders: Path) -> str:
+    """SHA-256 over the names and contents of all files at or below `folders`."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

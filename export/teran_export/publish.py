@@ -1,0 +1,223 @@
+"""From a bundle to a published model repository, in one step that happens entirely or not at all.
+
+`OUT` is a symbolic link to a hidden directory beside it; publishing writes a new directory and then
+moves the link. The previous directory stays, so that a server running from it is not disturbed.
+"""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import teran
+from teran.errors import ExportError
+from teran.model import TeranModel, bundle
+from teran.resources import BACKENDS, MODEL_REPOSITORY
+from teran_export import manifest
+from teran_export.calibration import CalibrationData
+from teran_export.engines import ENGINES, Engine
+from teran_export.gate import Gate, PrecisionCheck, choose
+from teran_export.graphs import ALIGNMENT, GRAPHS, TEXTUAL_ENCODER, VISUAL_ENCODER, write_graph
+from teran_export.manifest import Manifest
+from teran_export.repository import Limits, RepositoryBuilder
+
+AUTO = "auto"
+ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to publish, and where."""
+
+    bundle: Path
+    out: Path
+    engine: str = "openvino"
+    precision: str = AUTO
+    """A precision of the engine, or "auto": the fastest that passes the gate."""
+    calibration: Path | None = None
+    """An `.npz` of real images and captions; see `CalibrationData.load`."""
+    limits: Limits = field(default_factory=Limits)
+    force: bool = False
+    """Build even where the published repository is up to date."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the repository is, what it says of itself, and whether anything had to be done."""
+
+    path: Path
+    manifest: Manifest
+    built: bool
+
+
+def export(options: ExportOptions, report: Report = lambda _: None) -> Published:
+    """Publish a repository, or find that the published one is up to date.
+
+    Args:
+        options: what to publish.
+        report: called with a line before each long step.
+
+    Raises:
+        CheckpointError: the bundle can't be read.
+        ExportError: a graph or an engine fails its checks; what was published before stays.
+    """
+    engine = ENGINES.get(options.engine)
+    if engine is None:
+        raise ExportError(f"no engine {options.engine!r}; there are {', '.join(ENGINES)}")
+    precisions = _wanted(engine, options.precision)
+    if options.out.exists() and not options.out.is_symlink():
+        raise ExportError(f"{options.out} exists and was not published by this command; move it")
+    request = _request(options, engine)
+    published = manifest.read(options.out)
+    if published and not options.force and published.is_current(options.out, request):
+        return Published(options.out, published, built=False)
+
+    options.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{options.out.name}-", dir=options.out.absolute().parent
+        ) as folder:
+            repository = Path(folder) / "repository"
+            made = _build(options, engine, precisions, request, Path(folder), repository, report)
+            _swap(repository, options.out)
+    except OSError as error:
+        raise ExportError(f"can't publish to {options.out}: {error}") from error
+    return Published(options.out, made, built=True)
+
+
+def _wanted(engine: Engine, precision: str) -> list[str]:
+    available = list(engine.precisions())
+    if precision == AUTO:
+        return available
+    if precision not in available:
+        raise ExportError(
+            f"{engine.name} offers {', '.join(available)} on this machine, not {precision!r}"
+        )
+    return [precision]
+
+
+def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
+    """Everything that, when it changes, makes a published repository stale."""
+    calibration = options.calibration
+    return {
+        "bundle": bundle.fingerprint(options.bundle),
+        "engine": engine.name,
+        "precision": options.precision,
+        "calibration": manifest.hash_tree(calibration) if calibration else None,
+        "limits": asdict(options.limits),
+        "versions": {"teran": teran.__version__, **engine.versions()},
+        "sources": manifest.hash_tree(MODEL_REPOSITORY, BACKENDS, Path(__file__).parent),
+        "machine": platform.machine(),
+        "precisions": list(engine.precisions()),
+    }
+
+
+def _build(
+    options: ExportOptions,
+    engine: Engine,
+    precisions: list[str],
+    request: dict[str, Any],
+    work: Path,
+    repository: Path,
+    report: Report,
+) -> Manifest:
+    report(f"reading the bundle {options.bundle}")
+    model = TeranModel.from_pretrained(options.bundle)
+    if model.tokenizer is None:
+        raise ExportError(f"{options.bundle} has no tokenizer.json; convert it with --vocabulary")
+    errors = {}
+    for graph in GRAPHS:
+        report(f"writing the {graph.name} graph and checking it against PyTorch")
+        errors[graph.name] = write_graph(graph, model, work)
+    data = (
+        CalibrationData.load(options.calibration, model.config, model.tokenizer)
+        if options.calibration
+        else CalibrationData.synthetic(model.config)
+    )
+    gate, checks = Gate(model, data), {}
+    for precision in precisions:
+        report(f"building and checking the encoders for {engine.name} in {precision}")
+        checks[precision] = _try(engine, precision, gate, data, work)
+        report(f"  {_summary(checks[precision])}")
+    chosen = choose(engine, checks)
+    if chosen is None:
+        reasons = "; ".join(f"{p}: {check.failure()}" for p, check in checks.items())
+        raise ExportError(f"nothing published, no precision passed: {reasons}")
+
+    report(f"publishing {engine.name} in {chosen}")
+    builder = RepositoryBuilder(repository, model.config, options.limits)
+    builder.add_tokenizer(model.tokenizer)
+    for graph in ENCODERS:
+        folder = builder.version_directory(graph.name)
+        for file in engine.files:
+            (_engine_directory(work, chosen, graph.name) / file).rename(folder / file)
+        builder.add_engine(graph, engine, chosen)
+    # The alignment is a single matmul and decides the ranking: it stays in fp32.
+    folder = builder.version_directory(ALIGNMENT.name)
+    engine.build(ALIGNMENT, ALIGNMENT.path(work), folder, "fp32", [])
+    builder.add_engine(ALIGNMENT, engine, "fp32")
+    builder.add_ensembles()
+    made = Manifest(
+        request=request,
+        precision=chosen,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        pooling=model.config.pooling.value,
+        graphs=errors,
+        checks={
+            p: {**asdict(c), "calibration": data.source, "refused": c.failure()}
+            for p, c in checks.items()
+        },
+        files={
+            str(path.relative_to(repository)): path.stat().st_size
+            for path in sorted(repository.rglob("*"))
+            if path.is_file()
+        },
+    )
+    made.write(repository)
+    return made
+
+
+def _engine_directory(work: Path, precision: str, graph: str) -> Path:
+    return work / precision / graph
+
+
+def _try(
+    engine: Engine, precision: str, gate: Gate, data: CalibrationData, work: Path
+) -> PrecisionCheck:
+    for graph in ENCODERS:
+        directory = _engine_directory(work, precision, graph.name)
+        directory.mkdir(parents=True)
+        engine.build(graph, graph.path(work), directory, precision, data.batches(graph))
+    return gate.check(
+        lambda graph: engine.load(
+            graph, _engine_directory(work, precision, graph.name), precision
+        )
+    )
+
+
+def _summary(check: PrecisionCheck) -> str:
+    cosine = min(encoder.mean_cosine for encoder in check.encoders.values())
+    recall = "" if check.recall_drop is None else f", recall changes by {check.recall_drop} pt"
+    verdict = check.failure() or "passes"
+    return f"cosine {cosine:.5f}{recall}, {check.milliseconds:.1f} ms a batch: {verdict}"
+
+
+def _swap(repository: Path, out: Path) -> None:
+    """Move `repository` beside `out` and point `out` at it; keep the one before, drop older ones."""
+    out = out.absolute()
+    previous = out.resolve() if out.is_symlink() else None
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    target = out.parent / f".{out.name}.{stamp}"
+    repository.rename(target)
+    link = out.parent / f".{out.name}.{stamp}.link"
+    link.symlink_to(target.name)
+    os.replace(link, out)
+    for old in out.parent.glob(f".{out.name}.*"):
+        if old.is_dir() and not old.is_symlink() and old not in (target, previous):
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,145 @@
+"""Lays out a Triton model repository: the sources' configs, filled in through Triton's protobuf."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format
+from tokenizers import Tokenizer
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import serialize_byte_tensor
+
+from teran.model import TeranConfig
+from teran.resources import MODEL_REPOSITORY
+from teran.tokenizer import MAX_WORD_PIECES, WORD_BUCKETS
+from teran_export.engines import Engine
+from teran_export.graphs import (
+    ALIGNMENT,
+    TEXTUAL_ENCODER,
+    VISUAL_ENCODER,
+    Arrays,
+    Graph,
+    random_inputs,
+)
+
+VERSION = "1"
+MAX_REGIONS = 128
+MAX_CELLS = 1 << 26
+"""Most region x word cosines of one alignment request: 256 MiB of fp32."""
+_WARM_CAPTIONS = ("a dog .", "two people on a beach .")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest batches the encoders form."""
+
+    images: int = 32
+    captions: int = 64
+
+
+class RepositoryBuilder:
+    """Writes one repository into an empty directory, model by model."""
+
+    def __init__(self, directory: Path, config: TeranConfig, limits: Limits) -> None:
+        self._directory, self._config, self._limits = directory, config, limits
+        self._max_words = min(MAX_WORD_PIECES, config.text.max_position_embeddings)
+
+    def version_directory(self, model: str) -> Path:
+        """The directory of a model's files, made if need be."""
+        path = self._directory / model / VERSION
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Add the `tokenizer` model."""
+        folder = self.version_directory("tokenizer")
+        shutil.copyfile(MODEL_REPOSITORY / "tokenizer" / VERSION / "model.py", folder / "model.py")
+        tokenizer.save(str(folder / "tokenizer.json"))
+        config = _source("tokenizer")
+        config.max_batch_size = self._limits.captions
+        config.parameters["max_word_pieces"].string_value = str(self._max_words)
+        for i, caption in enumerate(_WARM_CAPTIONS):
+            self._warm_up(config, f"sample_{i}", {"caption": np.array([[caption]], np.object_)})
+        self._write(config)
+
+    def add_engine(self, graph: Graph, engine: Engine, precision: str) -> None:
+        """Add the config of a model whose engine files are in place already."""
+        config = _source(graph.name)
+        config.backend = engine.name
+        config.default_model_filename = engine.files[0]
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+        parameters = dict(engine.parameters(precision))
+        embed = self._config.embed_dim
+        if graph is VISUAL_ENCODER:
+            config.max_batch_size = self._limits.images
+            config.input[0].dims[1] = self._config.feature_dim
+            config.output[0].dims[1] = embed
+            parameters["max_length"] = str(MAX_REGIONS)
+            samples = [(1, 36), (1, 8), (min(4, self._limits.images), 36)]
+        elif graph is TEXTUAL_ENCODER:
+            config.max_batch_size = self._limits.captions
+            config.output[0].dims[1] = embed
+            parameters["max_length"] = str(self._max_words)
+            parameters["max_id"] = str(self._config.text.vocab_size - 1)
+            widths = [width for width in WORD_BUCKETS if width <= self._max_words]
+            samples = [(1, width) for width in widths]
+            samples.append((min(4, self._limits.captions), widths[0]))
+        else:
+            for tensor in config.input:
+                tensor.dims[2] = embed
+            parameters["max_length"] = str(MAX_REGIONS)
+            parameters["max_cells"] = str(MAX_CELLS)
+            samples = [(1, 36, 1, 16), (8, 36, 1, 16)]
+        for key, value in parameters.items():
+            config.parameters[key].string_value = value
+        for i, sizes in enumerate(samples):
+            self._warm_up(config, f"sample_{i}", random_inputs(graph, self._config, sizes, seed=i))
+        self._write(config)
+
+    def add_ensembles(self) -> None:
+        """Add the ensembles, whose tensors follow from the models they are made of."""
+        embed = self._config.embed_dim
+        config = _source("encode_caption")
+        config.max_batch_size = self._limits.captions
+        config.output[0].dims[1] = embed
+        self._write(config)
+        config = _source("match")
+        config.input[1].dims[2] = self._config.feature_dim
+        self._write(config)
+        for name in ("encode_caption", "match"):
+            self.version_directory(name)
+            # An empty version directory would not survive version control or some file copies.
+            (self.version_directory(name) / ".keep").touch()
+
+    def _warm_up(self, config: pb.ModelConfig, name: str, inputs: Mapping[str, object]) -> None:
+        """Add a warm-up sample. Triton reads its bytes from files beside the model."""
+        arrays: Arrays = {key: np.asarray(value) for key, value in inputs.items()}
+        batched = config.max_batch_size > 0
+        sample = config.model_warmup.add(name=name)
+        sample.batch_size = len(next(iter(arrays.values()))) if batched else 0
+        folder = self._directory / config.name / "warmup"
+        folder.mkdir(parents=True, exist_ok=True)
+        types = {tensor.name: tensor.data_type for tensor in config.input}
+        for key, value in arrays.items():
+            # With a batch size, the file holds one item, which Triton repeats.
+            data = value[:1] if batched else value
+            file = f"{name}_{key}"
+            raw = serialize_byte_tensor(data).item() if data.dtype == np.object_ else data.tobytes()
+            (folder / file).write_bytes(raw)
+            entry = sample.inputs[key]
+            entry.data_type = types[key]
+            entry.dims.extend(data.shape[1:] if batched else data.shape)
+            entry.input_data_file = file
+
+    def _write(self, config: pb.ModelConfig) -> None:
+        folder = self._directory / config.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def _source(model: str) -> pb.ModelConfig:
+    """Parse a model's source config; a misspelt field fails here, not when the server loads it."""
+    text = (MODEL_REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, pb.ModelConfig())

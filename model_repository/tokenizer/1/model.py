@@ -1,0 +1,76 @@
+"""The `tokenizer` model: an adapter between Triton and `teran.tokenizer`."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from tokenizers import Tokenizer
+
+from teran.errors import TeranInputError
+from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
+
+
+class TritonPythonModel:
+    """Tokenizes all captions of an execution in one call; a bad request fails alone."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        folder = Path(args["model_repository"]) / args["model_version"]
+        parameters = json.loads(args["model_config"])["parameters"]
+        limit = int(parameters["max_word_pieces"]["string_value"])
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer = CaptionTokenizer(tokenizer, limit)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        captions: list[str] = []
+        verbatim: list[bool] = []
+        read: list[int | TeranInputError] = []
+        for request in requests:
+            try:
+                texts = _captions(request)
+            except TeranInputError as error:
+                read.append(error)
+                continue
+            read.append(len(texts))
+            captions += texts
+            verbatim += [_is_verbatim(request)] * len(texts)
+        rows = iter(self._tokenizer.split(captions, verbatim))
+        return [
+            _refuse(count) if isinstance(count, TeranInputError) else self._answer(islice(rows, count))
+            for count in read
+        ]
+
+    def _answer(self, rows: "islice[Pieces | TeranInputError]") -> Any:
+        """One request's response, padded to its own bucket."""
+        split = list(rows)
+        pieces = [row for row in split if isinstance(row, Pieces)]
+        for row in split:
+            if isinstance(row, TeranInputError):
+                return _refuse(row)
+        batch = self._tokenizer.pad(pieces)
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("input_ids", batch.input_ids),
+                pb_utils.Tensor("attention_mask", batch.attention_mask),
+                pb_utils.Tensor("word_mask", batch.word_mask),
+                pb_utils.Tensor("tokens", batch.tokens),
+                pb_utils.Tensor("truncated", batch.truncated),
+            ]
+        )
+
+
+def _captions(request: Any) -> list[str]:
+    values = pb_utils.get_input_tensor_by_name(request, "caption").as_numpy().ravel()
+    if len(values) == 0:
+        raise TeranInputError("the request has no caption")
+    return [decode_caption(value) for value in values]
+
+
+def _is_verbatim(request: Any) -> bool:
+    return bool(json.loads(request.parameters() or "{}").get("verbatim", False))
+
+
+def _refuse(error: TeranInputError) -> Any:
+    invalid = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(error=invalid)

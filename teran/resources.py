@@ -1,0 +1,14 @@
+"""Where the sources of the Triton models and backends lie: in a checkout, or in an installation."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def _folder(name: str) -> Path:
+    checkout = _PACKAGE.parent / name
+    return checkout if checkout.is_dir() else _PACKAGE / "_data" / name
+
+
+MODEL_REPOSITORY = _folder("model_repository")
+BACKENDS = _folder("backends")

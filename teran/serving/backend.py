@@ -1,0 +1,131 @@
+"""What the Python-based engine backends share: batches in, batches out, bad requests refused.
+
+A backend adds how a file is loaded and run. It is configured by the same parameters as Triton's
+own backend of that name, plus these, which others ignore:
+
+    max_length      most rows (regions or words) an item may have
+    max_id          largest value an integer input may hold; the smallest is 0
+    max_cells       most row-by-row products one request may ask for, where there is no batch limit
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teran.errors import TeranInputError
+
+Arrays = dict[str, npt.NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
+
+THREADS_VARIABLE = "TERAN_THREADS_{model}"
+"""Set by `teran serve`: the model's part of the server's thread budget."""
+
+
+class EngineBackend(ABC):
+    """A `TritonPythonModel` that runs one engine on one batch an execution."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+        self._batched = int(config["max_batch_size"]) > 0
+        self._limits = {
+            name: int(parameters.get(name, np.iinfo(np.int64).max))
+            for name in ("max_length", "max_id", "max_cells")
+        }
+        file = Path(args["model_repository"]) / args["model_version"]
+        threads = os.environ.get(THREADS_VARIABLE.format(model=config["name"].upper()))
+        self._run = self.load(
+            file / config["default_model_filename"], parameters, int(threads) if threads else None
+        )
+
+    @abstractmethod
+    def load(self, path: Path, parameters: dict[str, str], threads: int | None) -> Run:
+        """Load the engine at `path` and return what runs it.
+
+        Args:
+            path: the model file.
+            parameters: the config's parameters, named as Triton's own backend names them.
+            threads: how many threads to use, where the server has decided.
+        """
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        import triton_python_backend_utils as pb_utils
+
+        responses: list[Any] = [None] * len(requests)
+        accepted: list[tuple[int, Arrays]] = []
+        for i, request in enumerate(requests):
+            inputs = {
+                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+                for name in self._inputs
+            }
+            try:
+                self._check(inputs)
+            except TeranInputError as error:
+                responses[i] = pb_utils.InferenceResponse(
+                    error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+                )
+            else:
+                accepted.append((i, inputs))
+        batches = [accepted] if self._batched else [[one] for one in accepted]
+        for batch in filter(None, batches):
+            for (i, _), outputs in zip(batch, self._run_batch(batch), strict=True):
+                wanted = requests[i].requested_output_names()
+                responses[i] = pb_utils.InferenceResponse(
+                    [
+                        pb_utils.Tensor(name, value)
+                        for name, value in outputs.items()
+                        if name in wanted
+                    ]
+                )
+        return responses
+
+    def _run_batch(self, batch: list[tuple[int, Arrays]]) -> list[Arrays]:
+        """Run the engine once and give every request its rows."""
+        if len(batch) == 1:
+            return [self._run(batch[0][1])]
+        joined = {
+            name: np.concatenate([inputs[name] for _, inputs in batch]) for name in self._inputs
+        }
+        results = self._run(joined)
+        ends = np.cumsum([len(inputs[self._inputs[0]]) for _, inputs in batch])[:-1]
+        parts = {name: np.split(results[name], ends) for name in self._outputs}
+        return [{name: parts[name][i] for name in self._outputs} for i in range(len(batch))]
+
+    def _check(self, inputs: Arrays) -> None:
+        """Refuse what an engine would choke on, or answer with nonsense.
+
+        Raises:
+            TeranInputError: names the input and what is wrong with it.
+        """
+        limits, rows = self._limits, {name: value.shape[1] for name, value in inputs.items()}
+        for name, value in inputs.items():
+            if value.size == 0:
+                raise TeranInputError(f"{name} has the empty shape {list(value.shape)}")
+            if rows[name] > limits["max_length"]:
+                raise TeranInputError(
+                    f"{name} has {rows[name]} rows; at most {limits['max_length']} are accepted"
+                )
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise TeranInputError(f"{name} holds NaN or infinite values")
+            if value.dtype.kind == "i" and not 0 <= value.min() <= value.max() <= limits["max_id"]:
+                raise TeranInputError(
+                    f"{name} must lie within 0 and {limits['max_id']}, but holds values from "
+                    f"{value.min()} to {value.max()}"
+                )
+        if self._batched and len(set(rows.values())) > 1:
+            raise TeranInputError(f"the inputs differ in their number of rows: {rows}")
+        cells = prod(len(value) * rows[name] for name, value in inputs.items())
+        if not self._batched and cells > limits["max_cells"]:
+            raise TeranInputError(
+                f"the request asks for {cells} cosines; at most {limits['max_cells']} are computed "
+                "at once"
+            )
