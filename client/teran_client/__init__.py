@@ -1,0 +1,28 @@
+"""The TERAN client: encode, score, match and rank images and captions over gRPC. Needs no torch."""
+
+from teran.errors import (
+    TeranError,
+    TeranInputError,
+    TeranServerError,
+    TeranTimeoutError,
+    TeranUnavailableError,
+)
+from teran_client.aio import AsyncTeranClient
+from teran_client.images import ImageRegions
+from teran_client.results import EncodedCaption, Match, Profile, Ranked
+from teran_client.sync import TeranClient
+
+__all__ = [
+    "AsyncTeranClient",
+    "EncodedCaption",
+    "ImageRegions",
+    "Match",
+    "Profile",
+    "Ranked",
+    "TeranClient",
+    "TeranError",
+    "TeranInputError",
+    "TeranServerError",
+    "TeranTimeoutError",
+    "TeranUnavailableError",
+]

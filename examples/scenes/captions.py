@@ -61,7 +61,7 @@ def describe(scene: Scene, random: Random, focus: tuple[int, ...] = ()) -> Capti
     caption.say(random.choice(OPENINGS))
     rest = [i for i in range(len(scene.objects)) if i not in focus]
     random.shuffle(rest)
-    mentioned = [*focus, *rest][: random.choice((2, 3, 3, 4))]
+    mentioned = [*focus, *rest][: random.choice((2, 3, 3, 4, 4))]
     first, second, *others = mentioned
     twins = () if focus else _twins(scene, first)
     if len(twins) in COUNTS:
@@ -86,11 +86,11 @@ def describe(scene: Scene, random: Random, focus: tuple[int, ...] = ()) -> Capti
 
 def _adjectives(item: SceneObject, random: Random, always_colour: bool) -> list[str]:
     words = []
-    if item.size in SIZE_NAMES and random.random() < 0.6:
+    if item.size in SIZE_NAMES and random.random() < 0.7:
         words.append(random.choice(SIZE_NAMES[item.size]))
-    if always_colour or random.random() < 0.92:
+    if always_colour or random.random() < 0.95:
         words.append(item.colour)
-    if item.texture in TEXTURE_NAMES and random.random() < 0.7:
+    if item.texture in TEXTURE_NAMES and random.random() < 0.8:
         words.insert(random.randint(0, len(words)), random.choice(TEXTURE_NAMES[item.texture]))
     return words
 

@@ -35,7 +35,7 @@ def model_config(vocab_size: int) -> TeranConfig:
     return TeranConfig(
         feature_dim=FEATURE_DIM,
         embed_dim=128,
-        visual_layers=2,
+        visual_layers=1,
         joint_layers=1,
         feedforward_dim=256,
         dropout=0.0,
@@ -62,12 +62,12 @@ def as_pairs(samples: list[Sample], tokenizer: Tokenizer) -> PairDataset:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/scenes"), help="the run's folder")
-    parser.add_argument("--scenes", type=int, default=8000, help="training scenes")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--scenes", type=int, default=20000, help="training scenes")
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--margin", type=float, default=0.3)
-    parser.add_argument("--all-negatives-epochs", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, default=6e-4)
+    parser.add_argument("--margin", type=float, default=0.5)
+    parser.add_argument("--all-negatives-epochs", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="go on from the run's last state")
     options = parser.parse_args()
 

@@ -1,0 +1,392 @@
+"""The asynchronous client. The synchronous one is a thin shell around it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from rich.progress import Progress
+from tritonclient.grpc import service_pb2
+
+from teran.errors import TeranInputError
+from teran_client import protocol
+from teran_client.channel import Channel, Tls
+from teran_client.images import Floats, ImageRegions
+from teran_client.pipeline import Items, Send, pipeline
+from teran_client.protocol import ModelInfo
+from teran_client.results import EncodedCaption, Match, Profile, Ranked
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ImageLike = ImageRegions | Floats
+"""An image, or its region embeddings (R, E) if it was encoded before."""
+CaptionLike = str | EncodedCaption
+
+_SCORE_IMAGES = 256
+"""Images in one alignment request."""
+
+
+class AsyncTeranClient:
+    """Encodes, scores, matches and ranks images and captions on a TERAN server.
+
+    Example:
+        >>> async with AsyncTeranClient("localhost:8001") as client:
+        ...     match = await client.match(image, "two dogs on a beach")
+
+    Every verb raises `TeranInputError` before anything is sent where an item can't be right,
+    `TeranUnavailableError` where the server can't be reached, `TeranTimeoutError` where it takes
+    too long, and `TeranServerError` where it fails.
+    """
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        *,
+        timeout: float = 60.0,
+        retries: int = 8,
+        batch_size: int | None = None,
+        in_flight: int = 4,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Prepare a client; the connection is made by the first call.
+
+        Args:
+            url: host:port of the server's gRPC endpoint.
+            timeout: seconds a request may take, its retries included.
+            retries: how often a request is repeated while the server can't be reached.
+            batch_size: items per request; by default what the server takes at most.
+            in_flight: requests kept under way.
+            tls: certificates for a TLS connection.
+            headers: metadata sent with every request.
+            progress: whether to show a progress bar for lists and generators.
+        """
+        if in_flight < 1 or (batch_size is not None and batch_size < 1):
+            raise TeranInputError("in_flight and batch_size must be at least 1")
+        self._channel = Channel(url, timeout=timeout, retries=retries, tls=tls, headers=headers)
+        self._batch_size, self._in_flight, self._progress = batch_size, in_flight, progress
+        self._info: ModelInfo | None = None
+
+    async def __aenter__(self) -> "AsyncTeranClient":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def is_ready(self) -> bool:
+        """Whether the server answers and says that its models are ready."""
+        try:
+            answer = await self._channel.call(
+                "ServerReady", service_pb2.ServerReadyRequest(), timeout=2.0
+            )
+        except Exception:  # whatever the reason, it is not
+            return False
+        return bool(answer.ready)
+
+    async def info(self) -> ModelInfo:
+        """What the server's model takes; asked once."""
+        if self._info is None:
+            names = ("visual_encoder", "textual_encoder", "alignment")
+            configs = [
+                (
+                    await self._channel.call(
+                        "ModelConfig", service_pb2.ModelConfigRequest(name=name)
+                    )
+                ).config
+                for name in names
+            ]
+            self._info = ModelInfo.from_configs(*configs)
+        return self._info
+
+    @overload
+    async def encode_images(
+        self, images: ImageRegions, *, timeout: float | None = None
+    ) -> Floats: ...
+    @overload
+    async def encode_images(
+        self, images: Sequence[ImageRegions], *, timeout: float | None = None
+    ) -> list[Floats]: ...
+    @overload
+    async def encode_images(
+        self, images: Items[ImageRegions], *, timeout: float | None = None
+    ) -> AsyncIterator[Floats]: ...
+    async def encode_images(
+        self,
+        images: ImageRegions | Sequence[ImageRegions] | Items[ImageRegions],
+        *,
+        timeout: float | None = None,
+    ) -> Floats | list[Floats] | AsyncIterator[Floats]:
+        """Encode images to region embeddings (R, E) each.
+
+        One image gives one array, a list gives a list, anything else that can be iterated gives an
+        asynchronous iterator, which reads ahead of what it yields.
+        """
+        info = await self.info()
+
+        async def send(batch: Sequence[ImageRegions]) -> Sequence[Floats]:
+            outputs = await self._infer(
+                "visual_encoder",
+                protocol.image_inputs(batch),
+                ("region_embeddings",),
+                timeout=timeout,
+            )
+            return protocol.read_images(outputs, batch)
+
+        def check(image: object, name: str) -> ImageRegions:
+            return protocol.check_image(image, name, info)
+
+        if isinstance(images, ImageRegions):
+            return (await send([check(images, "image")]))[0]
+        return await self._map("image", images, check, send, info.max_images, len)
+
+    @overload
+    async def encode_captions(
+        self, captions: str, *, verbatim: bool = False, timeout: float | None = None
+    ) -> EncodedCaption: ...
+    @overload
+    async def encode_captions(
+        self, captions: Sequence[str], *, verbatim: bool = False, timeout: float | None = None
+    ) -> list[EncodedCaption]: ...
+    @overload
+    async def encode_captions(
+        self, captions: Items[str], *, verbatim: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[EncodedCaption]: ...
+    async def encode_captions(
+        self,
+        captions: str | Sequence[str] | Items[str],
+        *,
+        verbatim: bool = False,
+        timeout: float | None = None,
+    ) -> EncodedCaption | list[EncodedCaption] | AsyncIterator[EncodedCaption]:
+        """Encode captions to word embeddings; one, a list or a stream, as in `encode_images`.
+
+        With `verbatim`, no full stop is added where a caption lacks one: the evaluation protocol.
+        """
+        info = await self.info()
+
+        async def send(batch: Sequence[str]) -> Sequence[EncodedCaption]:
+            outputs = await self._infer(
+                "encode_caption",
+                protocol.caption_inputs(batch),
+                ("word_embeddings", "word_mask", "tokens", "truncated"),
+                verbatim=verbatim,
+                timeout=timeout,
+            )
+            return protocol.read_captions(outputs, batch)
+
+        if isinstance(captions, str):
+            return (await send([protocol.check_caption(captions, "caption")]))[0]
+        check = protocol.check_caption
+        return await self._map("caption", captions, check, send, info.max_captions, len)
+
+    async def score(
+        self,
+        images: Sequence[ImageLike],
+        captions: Sequence[CaptionLike],
+        *,
+        timeout: float | None = None,
+    ) -> Floats:
+        """Score every image against every caption: (N, M).
+
+        Args:
+            images: images, or region embeddings that `encode_images` returned.
+            captions: sentences, or what `encode_captions` returned.
+            timeout: seconds for each request.
+        """
+        words, regions = await asyncio.gather(
+            self._encoded_captions(captions, timeout), self._encoded_images(images, timeout)
+        )
+        return await self._align(regions, [word.word_embeddings for word in words], timeout)
+
+    async def match(
+        self, image: ImageRegions, caption: str, *, timeout: float | None = None
+    ) -> Match:
+        """Score one image against one caption, and tell which region each word matches."""
+        image = protocol.check_image(image, "image", await self.info())
+        caption = protocol.check_caption(caption, "caption")
+        outputs = await self._infer(
+            "match",
+            {**protocol.image_inputs([image]), **protocol.caption_inputs([caption])},
+            ("scores", "region_word_similarity", "word_mask", "tokens", "truncated"),
+            timeout=timeout,
+        )
+        return protocol.read_match(outputs, image)
+
+    async def rank(
+        self,
+        caption: CaptionLike,
+        images: Sequence[ImageLike],
+        k: int = 10,
+        *,
+        timeout: float | None = None,
+    ) -> list[Ranked]:
+        """Rank images for a caption, the best first, and return the first `k`.
+
+        Images that were encoded before are passed as their embeddings, and cost only the alignment.
+        """
+        if k < 1:
+            raise TeranInputError(f"k is {k}, expected at least 1")
+        encoded = (await self._encoded_captions([caption], timeout))[0]
+        scores = (await self.score(images, [encoded], timeout=timeout))[:, 0]
+        words = max(int(encoded.word_mask.sum()), 1)
+        return [
+            Ranked(int(i), _name(images[i], int(i)), float(scores[i]), float(scores[i] / words))
+            for i in np.argsort(-scores, kind="stable")[:k]
+        ]
+
+    async def profile(
+        self, caption: str, image: ImageRegions | None = None, calls: int = 50
+    ) -> Profile:
+        """Show where the time of a call goes: `encode_captions`, or `match` if there is an image.
+
+        The server's part is read from its statistics, so other clients' requests count as well.
+        """
+
+        async def call() -> float:
+            if image is None:
+                inputs: protocol.Arrays = protocol.caption_inputs([caption])
+                model, outputs = "encode_caption", ("word_embeddings", "tokens")
+            else:
+                inputs = {**protocol.image_inputs([image]), **protocol.caption_inputs([caption])}
+                model, outputs = "match", ("scores", "region_word_similarity")
+            started = time.perf_counter()
+            request = protocol.infer_request(model, inputs, outputs)
+            built = time.perf_counter()
+            response = await self._channel.call("ModelInfer", request)
+            answered = time.perf_counter()
+            protocol.read_response(response)
+            return (built - started) + (time.perf_counter() - answered)
+
+        await call()
+        before, totals, own = await self._channel.statistics(), [], []
+        for _ in range(calls):
+            started = time.perf_counter()
+            own.append(await call())
+            totals.append(time.perf_counter() - started)
+        after, models = await self._channel.statistics(), {}
+        for name, (count, queue, compute) in after.items():
+            known = before.get(name, (0, 0.0, 0.0))
+            ensemble = name in ("encode_caption", "match")
+            if (done := count - known[0]) and not ensemble:
+                models[name] = (1e3 * (queue - known[1]) / done, 1e3 * (compute - known[2]) / done)
+        total, client = 1e3 * median(totals), 1e3 * median(own)
+        inside = sum(queue + compute for queue, compute in models.values())
+        return Profile(calls, total, client, max(total - client - inside, 0.0), models)
+
+    async def _infer(
+        self,
+        model: str,
+        inputs: protocol.Arrays,
+        outputs: Sequence[str],
+        *,
+        verbatim: bool = False,
+        timeout: float | None = None,
+    ) -> protocol.Arrays:
+        request = protocol.infer_request(model, inputs, outputs, verbatim=verbatim)
+        response = await self._channel.call("ModelInfer", request, timeout)
+        return protocol.require(protocol.read_response(response), *outputs)
+
+    async def _map(
+        self,
+        noun: str,
+        items: Items[Item],
+        check: Callable[[object, str], Item],
+        send: Send[Item, Result],
+        largest_batch: int,
+        length: Callable[[Item], int],
+    ) -> list[Result] | AsyncIterator[Result]:
+        """Run `send` over all items: a list for a list, an iterator for anything else."""
+        size = min(self._batch_size or largest_batch, largest_batch)
+        is_list = isinstance(items, Sequence)
+        source: Items[Item]
+        if isinstance(items, Sequence):
+            source = [check(item, f"{noun} {i}") for i, item in enumerate(items)]
+        elif isinstance(items, AsyncIterator):
+            source = _check_async(items, check, noun)
+        elif isinstance(items, Iterable):
+            source = (check(item, f"{noun} {i}") for i, item in enumerate(items))
+        else:
+            raise TeranInputError(f"expected {noun}s, got {type(items).__name__}")
+        results = pipeline(
+            source, send, batch_size=size, in_flight=self._in_flight, length=length
+        )
+        if self._progress:
+            results = _with_progress(results, noun, len(items) if isinstance(items, Sequence) else None)
+        return [result async for result in results] if is_list else results
+
+    async def _encoded_images(
+        self, images: Sequence[ImageLike], timeout: float | None
+    ) -> list[Floats]:
+        raw = [image for image in images if isinstance(image, ImageRegions)]
+        fresh = iter(await self.encode_images(raw, timeout=timeout) if raw else [])
+        return [next(fresh) if isinstance(image, ImageRegions) else image for image in images]
+
+    async def _encoded_captions(
+        self, captions: Sequence[CaptionLike], timeout: float | None
+    ) -> list[EncodedCaption]:
+        if isinstance(captions, str):
+            raise TeranInputError("captions is one string, expected a list of them")
+        raw = [caption for caption in captions if not isinstance(caption, EncodedCaption)]
+        fresh = iter(await self.encode_captions(raw, timeout=timeout) if raw else [])
+        return [c if isinstance(c, EncodedCaption) else next(fresh) for c in captions]
+
+    async def _align(
+        self, regions: Sequence[Floats], words: Sequence[Floats], timeout: float | None
+    ) -> Floats:
+        """Score all pairs in blocks that the server accepts."""
+        info = await self.info()
+        scores = np.zeros((len(regions), len(words)), np.float32)
+        if not scores.size:
+            return scores
+        width = max(len(one) for one in words)
+        height = max(max(len(one) for one in regions), protocol.TYPICAL_REGIONS)
+        block = min(_SCORE_IMAGES, max(info.max_cells // (height * width), 1))
+        wide = max(info.max_cells // (block * height * width), 1)
+        limit = asyncio.Semaphore(self._in_flight)
+
+        async def part(row: int, column: int) -> None:
+            async with limit:
+                inputs: protocol.Arrays = {
+                    "region_embeddings": protocol.stack(
+                        regions[row : row + block], "region embeddings", info.embed_dim
+                    ),
+                    "word_embeddings": protocol.stack(
+                        words[column : column + wide], "word embeddings", info.embed_dim
+                    ),
+                }
+                outputs = await self._infer("alignment", inputs, ("scores",), timeout=timeout)
+                scores[row : row + block, column : column + wide] = outputs["scores"]
+
+        corners = [(r, c) for r in range(0, len(regions), block) for c in range(0, len(words), wide)]
+        await asyncio.gather(*(part(*corner) for corner in corners))
+        return scores
+
+
+def _name(image: ImageLike, index: int) -> str:
+    return image.name if isinstance(image, ImageRegions) else str(index)
+
+
+async def _check_async(
+    items: AsyncIterator[Any], check: Callable[[object, str], Item], noun: str
+) -> AsyncIterator[Item]:
+    index = 0
+    async for item in items:
+        yield check(item, f"{noun} {index}")
+        index += 1
+
+
+async def _with_progress(
+    results: AsyncIterator[Result], noun: str, total: int | None
+) -> AsyncIterator[Result]:
+    with Progress() as progress:
+        task = progress.add_task(f"encoding {noun}s", total=total)
+        async for result in results:
+            progress.advance(task)
+            yield result

@@ -1,0 +1,149 @@
+"""One gRPC channel: calls with a deadline, retried where that is safe, errors translated.
+
+Every verb of the client is a pure function of its inputs, so each may be repeated. A call is
+repeated where the server could not be reached or one of its model processes was gone; never where
+it answered that the request is wrong.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from teran.errors import (
+    TeranInputError,
+    TeranServerError,
+    TeranTimeoutError,
+    TeranUnavailableError,
+)
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
+_GONE = ("is not healthy", "is not ready", "unknown model", "has no available versions", "Stub")
+"""What Triton says of a model whose process died, or that is being loaded."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of a TLS connection; without any, the system's authorities decide."""
+
+    root_certificates: Path | None = None
+    private_key: Path | None = None
+    certificate_chain: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files.
+
+        Raises:
+            TeranInputError: one can't be read.
+        """
+        paths = (self.root_certificates, self.private_key, self.certificate_chain)
+        try:
+            contents = [Path(path).read_bytes() if path else None for path in paths]
+        except OSError as error:
+            raise TeranInputError(f"can't read the TLS file: {error}") from error
+        return grpc.ssl_channel_credentials(*contents)
+
+
+class Channel:
+    """A lazily opened channel that belongs to one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        retries: int,
+        tls: Tls | None,
+        headers: Mapping[str, str] | None,
+    ) -> None:
+        if not url or "://" in url:
+            raise TeranInputError(f"url is {url!r}, expected host:port without a scheme")
+        self.url, self._timeout, self._retries, self._tls = url, timeout, retries, tls
+        self._metadata: Sequence[tuple[str, str]] = [
+            (key.lower(), value) for key, value in (headers or {}).items()
+        ]
+        self._channel: Any = None
+        self._stub: Any = None
+
+    def _open(self) -> Any:
+        if self._stub is None:
+            unlimited = [
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ]
+            self._channel = (
+                grpc.aio.secure_channel(self.url, self._tls.credentials(), options=unlimited)
+                if self._tls
+                else grpc.aio.insecure_channel(self.url, options=unlimited)
+            )
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return self._stub
+
+    async def call(self, method: str, request: Any, timeout: float | None = None) -> Any:
+        """Call a method of Triton's inference service.
+
+        Args:
+            method: its name.
+            request: its message.
+            timeout: seconds the call may take, retries included.
+
+        Raises:
+            TeranInputError: the server refuses the request.
+            TeranUnavailableError: it could not be reached.
+            TeranTimeoutError: the time is over.
+            TeranServerError: it failed otherwise.
+        """
+        limit = self._timeout if timeout is None else timeout
+        deadline, delay, tries = time.monotonic() + limit, _FIRST_DELAY, 0
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return await getattr(self._open(), method)(
+                    request, timeout=max(left, 0.001), metadata=self._metadata
+                )
+            except grpc.aio.AioRpcError as error:
+                failure = _translate(error, self.url, limit)
+            tries += 1
+            pause = delay * (0.5 + random.random())
+            if (
+                not isinstance(failure, TeranUnavailableError)
+                or tries > self._retries
+                or time.monotonic() + pause >= deadline
+            ):
+                raise failure
+            await asyncio.sleep(pause)
+            delay = min(delay * 2, _LONGEST_DELAY)
+
+    async def statistics(self) -> dict[str, tuple[int, float, float]]:
+        """Per model: successful requests, and seconds spent in the queue and computing."""
+        answer = await self.call("ModelStatistics", service_pb2.ModelStatisticsRequest())
+        result = {}
+        for entry in answer.model_stats:
+            stats = entry.inference_stats
+            compute = stats.compute_input.ns + stats.compute_infer.ns + stats.compute_output.ns
+            result[entry.name] = (stats.success.count, stats.queue.ns / 1e9, compute / 1e9)
+        return result
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = self._stub = None
+
+
+def _translate(error: grpc.aio.AioRpcError, url: str, limit: float) -> TeranServerError | TeranInputError:
+    code, details = error.code(), error.details() or "no details"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TeranTimeoutError(f"no answer from {url} within {limit:g} s")
+    if code is grpc.StatusCode.UNAVAILABLE or any(mark in details for mark in _GONE):
+        return TeranUnavailableError(f"{url} is not available: {details}")
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return TeranInputError(f"the server refuses the request: {details}")
+    return TeranServerError(f"{url} failed ({code.name.lower()}): {details}")

@@ -1,0 +1,215 @@
+"""Builds inference requests and reads responses: no input or output, so both clients share it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import (
+    deserialize_bytes_tensor,
+    np_to_triton_dtype,
+    serialize_byte_tensor,
+    triton_to_np_dtype,
+)
+
+from teran.errors import TeranInputError, TeranServerError
+from teran_client.images import Floats, ImageRegions
+from teran_client.results import EncodedCaption, Match
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+MAX_CAPTION_BYTES = 64 * 1024
+TYPICAL_REGIONS = 36
+"""Images with fewer regions are padded to this many, so that requests have equal shapes."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the server's model takes, read from its configuration."""
+
+    feature_dim: int
+    embed_dim: int
+    max_images: int
+    max_captions: int
+    max_regions: int
+    max_cells: int
+
+    @classmethod
+    def from_configs(cls, visual: Any, textual: Any, alignment: Any) -> "ModelInfo":
+        """Read the configs of the three engines."""
+
+        def limit(config: Any, name: str, default: int) -> int:
+            value = config.parameters[name].string_value if name in config.parameters else ""
+            return int(value) if value else default
+
+        features = next(tensor for tensor in visual.input if tensor.name == "region_features")
+        return cls(
+            feature_dim=features.dims[-1],
+            embed_dim=visual.output[0].dims[-1],
+            max_images=visual.max_batch_size,
+            max_captions=textual.max_batch_size,
+            max_regions=limit(visual, "max_length", 1 << 30),
+            max_cells=limit(alignment, "max_cells", 1 << 26),
+        )
+
+
+def infer_request(
+    model: str,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    outputs: Sequence[str],
+    *,
+    verbatim: bool = False,
+) -> Any:
+    """Build a request for the named outputs."""
+    request = pb.ModelInferRequest(model_name=model)
+    for name, value in inputs.items():
+        datatype = np_to_triton_dtype(value.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=value.shape)
+        raw = serialize_byte_tensor(value).item() if datatype == "BYTES" else value.tobytes()
+        request.raw_input_contents.append(raw)
+    for name in outputs:
+        request.outputs.add(name=name)
+    if verbatim:
+        request.parameters["verbatim"].bool_param = True
+    return request
+
+
+def read_response(response: Any) -> Arrays:
+    """Read every output of a response, without a copy where it holds numbers."""
+    result: Arrays = {}
+    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            flat = deserialize_bytes_tensor(raw)
+        else:
+            flat = np.frombuffer(raw, triton_to_np_dtype(tensor.datatype))
+        result[tensor.name] = flat.reshape(tuple(tensor.shape))
+    return result
+
+
+def check_caption(caption: object, name: str) -> str:
+    """Check one caption.
+
+    Raises:
+        TeranInputError: it is not text, empty, or too long.
+    """
+    if not isinstance(caption, str):
+        raise TeranInputError(f"{name} is {type(caption).__name__}, expected a string")
+    if not caption.strip():
+        raise TeranInputError(f"{name} is empty")
+    try:
+        size = len(caption.encode())
+    except UnicodeEncodeError as error:
+        raise TeranInputError(f"{name} can't be written as UTF-8: {error}") from error
+    if size > MAX_CAPTION_BYTES:
+        raise TeranInputError(f"{name} has {size} bytes; at most {MAX_CAPTION_BYTES} are accepted")
+    return caption
+
+
+def check_image(image: object, name: str, info: ModelInfo) -> ImageRegions:
+    """Check that an image fits the server's model.
+
+    Raises:
+        TeranInputError: it does not.
+    """
+    if not isinstance(image, ImageRegions):
+        raise TeranInputError(
+            f"{name} is {type(image).__name__}, expected ImageRegions (features and boxes)"
+        )
+    if image.features.shape[1] != info.feature_dim:
+        raise TeranInputError(
+            f"{name} ({image.name}): features have {image.features.shape[1]} dims, the server's "
+            f"model takes {info.feature_dim}"
+        )
+    if len(image) > info.max_regions:
+        raise TeranInputError(
+            f"{name} ({image.name}): {len(image)} regions; at most {info.max_regions} are accepted"
+        )
+    return image
+
+
+def image_inputs(images: Sequence[ImageRegions]) -> Arrays:
+    """Pad images to the longest of them, or to the usual 36 regions."""
+    length = max(TYPICAL_REGIONS, *(len(image) for image in images))
+    shape = (len(images), length)
+    features = np.zeros((*shape, images[0].features.shape[1]), np.float32)
+    boxes, mask = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.bool_)
+    for i, image in enumerate(images):
+        features[i, : len(image)] = image.features
+        boxes[i, : len(image)] = image.boxes
+        mask[i, : len(image)] = True
+    return {"region_features": features, "boxes": boxes, "region_mask": mask}
+
+
+def caption_inputs(captions: Sequence[str]) -> Arrays:
+    """Captions as the server takes them."""
+    return {"caption": np.array([[caption.encode()] for caption in captions], np.object_)}
+
+
+def read_images(outputs: Arrays, images: Sequence[ImageRegions]) -> list[Floats]:
+    """Every image's region embeddings (R, E), without padding."""
+    embeddings = outputs["region_embeddings"]
+    return [embeddings[i, : len(image)] for i, image in enumerate(images)]
+
+
+def read_captions(outputs: Arrays, captions: Sequence[str]) -> list[EncodedCaption]:
+    """Every caption's word embeddings, without padding."""
+    results = []
+    for i, caption in enumerate(captions):
+        tokens = tuple(token.decode() for token in outputs["tokens"][i] if token)
+        length = len(tokens)
+        results.append(
+            EncodedCaption(
+                caption,
+                tokens,
+                outputs["word_embeddings"][i, :length],
+                outputs["word_mask"][i, :length],
+                bool(outputs["truncated"][i, 0]),
+            )
+        )
+    return results
+
+
+def read_match(outputs: Arrays, image: ImageRegions) -> Match:
+    """The one pair of a `match` response."""
+    tokens = tuple(token.decode() for token in outputs["tokens"][0] if token)
+    mask = outputs["word_mask"][0, : len(tokens)]
+    score = float(outputs["scores"][0, 0])
+    return Match(
+        score=score,
+        score_per_word=score / max(int(mask.sum()), 1),
+        similarity=outputs["region_word_similarity"][0, : len(image), 0, : len(tokens)],
+        tokens=tokens,
+        word_mask=mask,
+        truncated=bool(outputs["truncated"][0, 0]),
+    )
+
+
+def stack(sets: Sequence[Floats], name: str, embed_dim: int) -> Floats:
+    """Stack embedding sets (L_i, E) to (N, L, E), zero rows for the absent.
+
+    Raises:
+        TeranInputError: a set has another shape, or values that are not finite.
+    """
+    length = max((len(one) for one in sets), default=0)
+    result = np.zeros((len(sets), length, embed_dim), np.float32)
+    for i, one in enumerate(sets):
+        if one.ndim != 2 or one.shape[1] != embed_dim or len(one) == 0:
+            raise TeranInputError(f"{name} {i} has shape {one.shape}, expected (rows, {embed_dim})")
+        result[i, : len(one)] = one
+    if not np.isfinite(result).all():
+        raise TeranInputError(f"{name} hold NaN or infinite values")
+    return result
+
+
+def require(outputs: Arrays, *names: str) -> Arrays:
+    """Check that a response holds what was asked for.
+
+    Raises:
+        TeranServerError: it does not: the server runs something else.
+    """
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise TeranServerError(f"the server's answer lacks {', '.join(missing)}")
+    return outputs

@@ -1,0 +1,81 @@
+"""Canary inferences: the only proof that a model answers, as Triton's ready flags outlive its process.
+
+The canary of a model is its first warm-up sample, read from the published repository.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from teran.errors import ServingError
+
+
+class Health(Enum):
+    """What a canary found."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    SLOW = "slow"
+    """No answer in time: overloaded, or hung."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """One valid request for one model."""
+
+    model: str
+    request: Any
+
+    def run(self, stub: Any, timeout: float) -> Health:
+        """Send it."""
+        try:
+            stub.ModelInfer(self.request, timeout=timeout)
+        except grpc.RpcError as error:
+            slow = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            return Health.SLOW if slow else Health.DEAD
+        return Health.ALIVE
+
+
+def read_canaries(repository: Path) -> list[Canary]:
+    """Make a canary for every model of `repository` that has warm-up samples.
+
+    Raises:
+        ServingError: the repository is not one, or is damaged.
+    """
+    configs = sorted(repository.glob("*/config.pbtxt"))
+    if not configs:
+        raise ServingError(f"{repository} is not a model repository; make one with `teran export`")
+    canaries = []
+    for path in configs:
+        try:
+            config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+            if config.model_warmup:
+                canaries.append(_canary(config, path.parent / "warmup"))
+        except (OSError, ValueError, text_format.ParseError) as error:
+            raise ServingError(f"{path} is damaged: {error}; export it again") from error
+    return canaries
+
+
+def _canary(config: Any, folder: Path) -> Canary:
+    request = service_pb2.ModelInferRequest(model_name=config.name)
+    for name, entry in config.model_warmup[0].inputs.items():
+        shape = [1, *entry.dims] if config.max_batch_size else list(entry.dims)
+        datatype = pb.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append((folder / entry.input_data_file).read_bytes())
+    return Canary(config.name, request)
+
+
+def connect(host: str, port: int) -> tuple[Any, Any]:
+    """A channel to the server, and the stub that calls it."""
+    channel = grpc.insecure_channel(
+        f"{host}:{port}",
+        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+    )
+    return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -1,0 +1,58 @@
+"""The supervisor's own readiness over HTTP: what Triton's ready flags fail to tell.
+
+`GET /health/live` is 200 while the supervisor runs; `GET /health/ready` is 200 while every model
+answers its canary and 503 otherwise, with the models by name as JSON.
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class HealthState:
+    """Which models answer. Written by the supervisor, read by the health server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[str, bool] = {}
+        self._serving = False
+
+    def set_model(self, name: str, ready: bool) -> None:
+        with self._lock:
+            self._models[name] = ready
+
+    def set_serving(self, serving: bool) -> None:
+        """Whether the server process itself is up and not on its way down."""
+        with self._lock:
+            self._serving = serving
+
+    def snapshot(self) -> tuple[bool, dict[str, bool]]:
+        """Whether everything is ready, and each model."""
+        with self._lock:
+            return self._serving and all(self._models.values()), dict(self._models)
+
+
+class HealthServer:
+    """Answers health requests from a thread of its own."""
+
+    def __init__(self, host: str, port: int, state: HealthState) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                ready, models = state.snapshot()
+                status = {"/health/live": 200, "/health/ready": 200 if ready else 503}
+                body = json.dumps({"ready": ready, "models": models}).encode()
+                self.send_response(status.get(self.path, 404))
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Probes come every few seconds: not worth a line each."""
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,117 @@
+"""Finds a Triton server on this host and lays out the backends it needs.
+
+In order: `tritonserver` on PATH, NVIDIA's container location, the `nvidia-pytriton` wheel (whose
+binary is used, not its Python API).
+"""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from teran.errors import ServingError
+from teran.resources import BACKENDS
+
+_NVIDIA = Path("/opt/tritonserver")
+_STUB = "triton_python_backend_stub"
+
+
+@dataclass(frozen=True)
+class TritonInstallation:
+    """A server binary, where its own backends are, and the libraries it needs."""
+
+    binary: Path
+    backends: Path
+    libraries: tuple[Path, ...] = ()
+    stub: Path | None = None
+    """The Python backend's stub for this interpreter, where it isn't beside the backend."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment the server must be started with.
+
+        The stub runs the first `python3` on PATH, so this interpreter's directory comes first.
+        """
+        environment = dict(os.environ)
+        paths = [str(path) for path in self.libraries]
+        if library := _python_library():
+            paths.append(str(library))
+        known = environment.get("LD_LIBRARY_PATH")
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join([*paths, *([known] if known else [])])
+        binaries = str(Path(sys.executable).parent)
+        environment["PATH"] = os.pathsep.join([binaries, environment.get("PATH", os.defpath)])
+        return environment
+
+    def lay_out_backends(self, directory: Path) -> None:
+        """Fill `directory` with the server's backends, and stand-ins for those it lacks.
+
+        With real files: Triton refuses a library that a link takes out of the directory.
+        """
+        for source in (self.backends, BACKENDS):
+            for backend in source.iterdir():
+                target = directory / backend.name
+                if backend.is_dir() and not target.exists():
+                    ignore = shutil.ignore_patterns("__pycache__")
+                    shutil.copytree(backend, target, copy_function=_link_or_copy, ignore=ignore)
+        if self.stub is not None:
+            _link_or_copy(self.stub, directory / "python" / _STUB)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def find() -> TritonInstallation:
+    """Find a server.
+
+    Raises:
+        ServingError: there is none; the message says how to get one.
+    """
+    for binary in (shutil.which("tritonserver"), _NVIDIA / "bin" / "tritonserver"):
+        if binary and Path(binary).is_file():
+            root = Path(binary).resolve().parent.parent
+            return TritonInstallation(Path(binary).resolve(), root / "backends")
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServingError(
+            "no tritonserver on PATH, in /opt/tritonserver or in the nvidia-pytriton wheel; "
+            "run: pip install 'teran-serving[server]'"
+        )
+    package = Path(spec.submodule_search_locations[0])
+    root = package / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / version / _STUB
+    if not stub.is_file():
+        raise ServingError(f"the nvidia-pytriton wheel has no backend stub for Python {version}")
+    libraries = (package.parent / "nvidia_pytriton.libs",)
+    return TritonInstallation(root / "bin" / "tritonserver", root / "backends", libraries, stub)
+
+
+def _python_library() -> Path | None:
+    """The directory of libpython, which the stub needs; None where the loader finds it itself.
+
+    Raises:
+        ServingError: it is nowhere.
+    """
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        pass
+    else:
+        return None
+    candidates = [sysconfig.get_config_var("LIBDIR"), str(Path(sys.base_prefix) / "lib")]
+    for folder in filter(None, candidates):
+        if (Path(folder) / name).is_file():
+            return Path(folder)
+    package = name.split(".so")[0]
+    raise ServingError(
+        f"Triton's Python backend needs {name}, which this Python comes without; install your "
+        f"system's {package} package (Debian: apt-get install {package})"
+    )

@@ -1,0 +1,179 @@
+"""One `tritonserver` process: started with the right files around it, stopped without leftovers."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from pathlib import Path
+
+import psutil
+
+from teran.errors import ServingError
+from teran.serving.backend import THREADS_VARIABLE
+from teran.serving.installation import TritonInstallation
+from teran.serving.settings import ServeSettings
+
+_SHM = Path("/dev/shm")
+_SHM_NAME = "teran-{pid}-"
+_SHM_OWNER = re.compile(r"teran-(\d+)-")
+_STUB_NAME = "triton_python_backend_stub"
+
+
+def remove_stale_shared_memory() -> list[str]:
+    """Remove the shared memory of servers that died without cleaning up; returns what went."""
+    removed = []
+    for path in _SHM.glob("teran-*") if _SHM.is_dir() else ():
+        owner = _SHM_OWNER.match(path.name)
+        if owner and not psutil.pid_exists(int(owner[1])):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    return removed
+
+
+def free_port(host: str) -> int:
+    """A port nothing listens on at `host` just now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(host: str, port: int, flag: str) -> None:
+    """Check that `port` can be bound.
+
+    Raises:
+        ServingError: it can't; the message names the flag to change.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == 98 else f"can't be used: {error.strerror}"
+            raise ServingError(
+                f"port {port} on {host} {reason}; choose another with {flag}, or 0 for a free one"
+            ) from error
+
+
+class TritonProcess:
+    """A running server, its log, and the model processes it has started."""
+
+    def __init__(self, settings: ServeSettings, installation: TritonInstallation) -> None:
+        """Start the server; it is not ready yet."""
+        self._settings = settings
+        self._runtime = tempfile.TemporaryDirectory(prefix="teran-serve-")
+        backends = Path(self._runtime.name)
+        installation.lay_out_backends(backends)
+        self._tail: deque[str] = deque(maxlen=400)
+        self._process = subprocess.Popen(
+            [str(installation.binary), *self._arguments(backends)],
+            env=self._environment(installation),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def _arguments(self, backends: Path) -> list[str]:
+        s = self._settings
+        return [
+            # The link may move to a newer repository while we run; this server keeps its own.
+            f"--model-repository={s.repository.resolve()}",
+            f"--backend-directory={backends}",
+            f"--grpc-address={s.host}",
+            f"--grpc-port={s.grpc_port}",
+            f"--http-address={s.host}",
+            f"--http-port={s.http_port}",
+            f"--metrics-address={s.host}",
+            f"--metrics-port={s.metrics_port}",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={int(s.shutdown_timeout)}",
+            f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
+            *s.arguments,
+        ]
+
+    def _environment(self, installation: TritonInstallation) -> dict[str, str]:
+        environment = installation.environment()
+        for model, threads in self._settings.thread_shares().items():
+            environment[THREADS_VARIABLE.format(model=model.upper())] = str(threads)
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+        return environment
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._tail.append(line.rstrip())
+            if self._settings.verbose or line.startswith(("E", "W", "F")):
+                sys.stderr.write(line)
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.poll()
+
+    def failures(self) -> list[str]:
+        """What the log says went wrong with loading models, one sentence each."""
+        found = []
+        for line in self._tail:
+            if match := re.search(r"failed to load '(\w+)' version \d+: (.*)", line):
+                found.append(f"{match[1]}: {match[2]}")
+        if not found:
+            errors = [line for line in self._tail if line.startswith(("E", "error"))]
+            found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]
+        return found
+
+    def model_processes(self) -> set[int]:
+        """The ids of the live processes that run Python models."""
+        alive = set()
+        try:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return alive
+        for child in children:
+            try:
+                if child.name().startswith(_STUB_NAME[:15]) and (
+                    child.status() != psutil.STATUS_ZOMBIE
+                ):
+                    alive.add(child.pid)
+            except psutil.NoSuchProcess:
+                continue
+        return alive
+
+    def send(self, number: int) -> None:
+        """Send a signal to the server, if it still runs."""
+        if self.status is None:
+            self._process.send_signal(number)
+
+    def stop(self) -> int:
+        """Stop the server, by force where it doesn't stop by itself, and return its status."""
+        self.send(signal.SIGTERM)
+        try:
+            self._process.wait(self._settings.shutdown_timeout + 5)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Stop the server at once."""
+        self.send(signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for the end of the server, and remove what it left behind."""
+        status = self._process.wait()
+        for pid in self.model_processes():
+            psutil.Process(pid).kill()
+        self._reader.join(timeout=5)
+        self._runtime.cleanup()
+        for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):
+            path.unlink(missing_ok=True)
+        return status

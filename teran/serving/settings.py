@@ -1,0 +1,52 @@
+"""Every option of `teran serve`, in one place."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, cut down to a container's CPU quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How to run the server. Ports of 0 stand for free ones."""
+
+    repository: Path
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    health_port: int = 8003
+    threads: int = 0
+    """Threads for all engines together; 0 stands for the available cores."""
+    startup_timeout: float = 300.0
+    """Seconds until every model must be ready."""
+    shutdown_timeout: float = 30.0
+    """Seconds requests in flight get to finish after a signal."""
+    check_interval: float = 5.0
+    """Seconds between canary inferences; a model process that vanishes is noticed at once."""
+    verbose: bool = False
+    """Show Triton's informational log, not only its warnings and errors."""
+    arguments: tuple[str, ...] = ()
+    """Passed to `tritonserver` as they are."""
+
+    def thread_shares(self) -> dict[str, int]:
+        """Divide the thread budget among the engines.
+
+        The encoders get all of it each: they are the work, their threads sleep when idle, and one
+        alone must be able to use the whole machine. The alignment gets half.
+        """
+        budget = self.threads or available_cores()
+        return {
+            "visual_encoder": budget,
+            "textual_encoder": budget,
+            "alignment": max(1, budget // 2),
+        }

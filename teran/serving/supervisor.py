@@ -1,0 +1,229 @@
+"""Runs a server until it is told to stop, and brings back models whose process has died.
+
+Triton 2.51 neither restarts a model's killed process nor takes back its ready flag. The supervisor
+watches the processes, asks every model for a canary inference from time to time, and reloads those
+that fail; if that does not help, it restarts the server.
+"""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from teran.errors import ServingError
+from teran.serving import installation, process
+from teran.serving.canary import Health, connect, read_canaries
+from teran.serving.health import HealthServer, HealthState
+from teran.serving.process import TritonProcess
+from teran.serving.settings import ServeSettings
+
+_POLL = 0.2
+"""Seconds between looks at the processes."""
+_CANARY_TIMEOUT = 10.0
+_SLOW_LIMIT = 3
+"""Canaries in a row that may stay unanswered, with nothing else answered either."""
+_RESTARTS = 3
+Report = Callable[[str], None]
+
+
+class Supervisor:
+    """Serves one repository."""
+
+    def __init__(self, settings: ServeSettings, report: Report = lambda _: None) -> None:
+        """Check what can be checked before anything is started.
+
+        Raises:
+            ServingError: no server, a broken repository, or a port in use.
+        """
+        self._installation = installation.find()
+        check_repository(settings.repository)
+        self._canaries = read_canaries(settings.repository.resolve())
+        self.settings = _resolve_ports(settings)
+        self._report = report
+        self._state = HealthState()
+        self._stop = threading.Event()
+        self._signals = 0
+        self._slow: dict[str, tuple[int, int]] = {}
+
+    def run(self) -> int:
+        """Serve until a signal comes or the server ends; returns the server's exit status.
+
+        Raises:
+            ServingError: the server did not become ready.
+        """
+        for name in process.remove_stale_shared_memory():
+            self._report(f"removed stale shared memory {name}")
+        health = HealthServer(self.settings.host, self.settings.health_port, self._state)
+        channel, self._stub = connect(self.settings.host, self.settings.grpc_port)
+        previous = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            return self._serve()
+        finally:
+            self._state.set_serving(False)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            channel.close()
+            health.close()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        """Stop gracefully; a second signal stops at once."""
+        self._signals += 1
+        self._stop.set()
+        if self._signals > 1:
+            self._process.kill()
+
+    def _serve(self) -> int:
+        for attempt in range(_RESTARTS + 1):
+            self._process = TritonProcess(self.settings, self._installation)
+            try:
+                self._wait_until_ready()
+                if not self._stop.is_set():
+                    s = self.settings
+                    self._report(
+                        f"ready: grpc {s.host}:{s.grpc_port}, http {s.host}:{s.http_port}, "
+                        f"metrics {s.host}:{s.metrics_port}/metrics, "
+                        f"health {s.host}:{s.health_port}/health/ready"
+                    )
+                healthy = self._watch()
+            except BaseException:
+                self._process.stop()
+                raise
+            self._state.set_serving(False)
+            if self._stop.is_set():
+                self._report("stopping")
+            status = self._process.stop()
+            if healthy:
+                return status
+            self._report(f"restarting the server ({attempt + 1} of {_RESTARTS})")
+        raise ServingError(f"the models kept failing after {_RESTARTS} restarts of the server")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.settings.startup_timeout
+        while not self._stop.is_set():
+            if self._process.status is not None:
+                self._process.wait()
+                reasons = self._process.failures() or ["it gave no reason; try --verbose"]
+                raise ServingError(f"the server did not start: {'; '.join(dict.fromkeys(reasons))}")
+            try:
+                if self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1).ready:
+                    self._state.set_serving(True)
+                    for canary in self._canaries:
+                        self._state.set_model(canary.model, True)
+                    return
+            except grpc.RpcError:
+                pass
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"the server was not ready after {self.settings.startup_timeout:.0f} s; "
+                    "give it more with --startup-timeout"
+                )
+            self._stop.wait(_POLL)
+
+    def _watch(self) -> bool:
+        """Look after the models. False: they need a new server. True: it is over."""
+        processes, checked = self._process.model_processes(), time.monotonic()
+        while not self._stop.wait(_POLL):
+            if self._process.status is not None:
+                self._report(f"the server ended with status {self._process.status}")
+                return True
+            alive = self._process.model_processes()
+            due = time.monotonic() - checked > self.settings.check_interval
+            if processes - alive or due:
+                if processes - alive:
+                    self._report("a model process has died")
+                if not self._check_models():
+                    return False
+                processes, checked = self._process.model_processes(), time.monotonic()
+        return True
+
+    def _check_models(self) -> bool:
+        """Send every canary and reload the models that fail; False where that does not help."""
+        for canary in self._canaries:
+            if self._stop.is_set() or self._process.status is not None:
+                return True
+            health = canary.run(self._stub, _CANARY_TIMEOUT)
+            if health is Health.ALIVE or (health is Health.SLOW and self._is_progressing(canary.model)):
+                continue
+            self._state.set_model(canary.model, False)
+            self._report(f"{canary.model} does not answer; loading it again")
+            if not self._reload(canary.model):
+                return self._process.status is not None
+            if canary.run(self._stub, _CANARY_TIMEOUT) is not Health.ALIVE:
+                return False
+            self._state.set_model(canary.model, True)
+            self._report(f"{canary.model} is back")
+        return True
+
+    def _reload(self, model: str) -> bool:
+        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        try:
+            self._stub.RepositoryModelLoad(request, timeout=self.settings.startup_timeout)
+        except grpc.RpcError as error:
+            self._report(f"{model} can't be loaded: {error.details()}")  # type: ignore[attr-defined]
+            return False
+        return True
+
+    def _is_progressing(self, model: str) -> bool:
+        """Whether a model that left its canary waiting is busy with other requests.
+
+        It is taken as hung only after several canaries without any execution in between.
+        """
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        try:
+            statistics = self._stub.ModelStatistics(request, timeout=_CANARY_TIMEOUT)
+            executions = sum(entry.execution_count for entry in statistics.model_stats)
+        except grpc.RpcError:
+            return False
+        before, count = self._slow.get(model, (-1, 0))
+        count = count + 1 if executions == before else 0
+        self._slow[model] = (executions, count)
+        return count < _SLOW_LIMIT
+
+
+def check_repository(repository: Path) -> None:
+    """Check that a published repository is whole.
+
+    Raises:
+        ServingError: it is missing or a file of it is.
+    """
+    import json
+
+    if not repository.is_dir():
+        raise ServingError(f"no model repository at {repository}; make one with `teran export`")
+    try:
+        manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ServingError(
+            f"{repository} was not published by `teran export`: its manifest.json can't be read"
+        ) from error
+    for name, size in files.items():
+        path = repository / name
+        if not path.is_file():
+            raise ServingError(f"{path} is missing; publish the repository again")
+        if path.stat().st_size != size:
+            raise ServingError(
+                f"{path} has {path.stat().st_size} bytes instead of {size}; "
+                "publish the repository again"
+            )
+
+
+def _resolve_ports(settings: ServeSettings) -> ServeSettings:
+    """Replace ports of 0 by free ones, and check the others."""
+    ports = {}
+    for name in ("grpc_port", "http_port", "metrics_port", "health_port"):
+        port = getattr(settings, name)
+        if port:
+            process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
+        else:
+            port = process.free_port(settings.host)
+        ports[name] = port
+    return dataclasses.replace(settings, **ports)
