@@ -39,7 +39,8 @@ class ExportOptions:
     out: Path
     engine: str = "openvino"
     precision: str = AUTO
-    """A precision of the engine, or "auto": the fastest that passes the gate."""
+    """A precision of the engine, or "auto": the fastest that passes the gate (int8 is tried only
+    with real calibration data)."""
     calibration: Path | None = None
     """An `.npz` of real images and captions; see `CalibrationData.load`."""
     limits: Limits = field(default_factory=Limits)
@@ -70,7 +71,7 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
     engine = ENGINES.get(options.engine)
     if engine is None:
         raise ExportError(f"no engine {options.engine!r}; there are {', '.join(ENGINES)}")
-    precisions = _wanted(engine, options.precision)
+    precisions = _wanted(engine, options)
     if options.out.exists() and not options.out.is_symlink():
         raise ExportError(f"{options.out} exists and was not published by this command; move it")
     request = _request(options, engine)
@@ -91,15 +92,16 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
     return Published(options.out, made, built=True)
 
 
-def _wanted(engine: Engine, precision: str) -> list[str]:
+def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
+    """The precisions to try. int8 adapts to its samples, so without real ones it is not a default."""
     available = list(engine.precisions())
-    if precision == AUTO:
-        return available
-    if precision not in available:
+    if options.precision == AUTO:
+        return [p for p in available if p != "int8" or options.calibration]
+    if options.precision not in available:
         raise ExportError(
-            f"{engine.name} offers {', '.join(available)} on this machine, not {precision!r}"
+            f"{engine.name} offers {', '.join(available)} on this machine, not {options.precision!r}"
         )
-    return [precision]
+    return [options.precision]
 
 
 def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
