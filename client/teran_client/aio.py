@@ -45,7 +45,7 @@ class AsyncTeranClient:
         url: str = "localhost:8001",
         *,
         timeout: float = 60.0,
-        retries: int = 8,
+        retries: int = 3,
         batch_size: int | None = None,
         in_flight: int = 4,
         tls: Tls | None = None,
@@ -57,7 +57,8 @@ class AsyncTeranClient:
         Args:
             url: host:port of the server's gRPC endpoint.
             timeout: seconds a request may take, its retries included.
-            retries: how often a request is repeated while the server can't be reached.
+            retries: how often the first request is repeated where the server can't be reached;
+                later ones are repeated until their time is over.
             batch_size: items per request; by default what the server takes at most.
             in_flight: requests kept under way.
             tls: certificates for a TLS connection.

@@ -2,7 +2,8 @@
 
 Every verb of the client is a pure function of its inputs, so each may be repeated. A call is
 repeated where the server could not be reached or one of its model processes was gone; never where
-it answered that the request is wrong.
+it answered that the request is wrong. A server that has answered before is waited for until the
+deadline, as it may be restarting; one that never did is given up after a few tries.
 """
 
 import asyncio
@@ -68,6 +69,7 @@ class Channel:
         self._metadata: Sequence[tuple[str, str]] = [
             (key.lower(), value) for key, value in (headers or {}).items()
         ]
+        self._reached = False
         self._channel: Any = None
         self._stub: Any = None
 
@@ -106,16 +108,18 @@ class Channel:
         while True:
             left = deadline - time.monotonic()
             try:
-                return await getattr(self._open(), method)(
+                answer = await getattr(self._open(), method)(
                     request, timeout=max(left, 0.001), metadata=self._metadata
                 )
+                self._reached = True
+                return answer
             except grpc.aio.AioRpcError as error:
                 failure = _translate(error, self.url, limit)
             tries += 1
             pause = delay * (0.5 + random.random())
             if (
                 not isinstance(failure, TeranUnavailableError)
-                or tries > self._retries
+                or (tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
             ):
                 raise failure

@@ -30,7 +30,7 @@ class TeranClient:
         url: str = "localhost:8001",
         *,
         timeout: float = 60.0,
-        retries: int = 8,
+        retries: int = 3,
         batch_size: int | None = None,
         in_flight: int = 4,
         tls: Tls | None = None,

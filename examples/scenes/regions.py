@@ -1,7 +1,7 @@
 """Cuts regions out of an image and computes their features, from the pixels alone.
 
-It stands in for a bottom-up-attention detector: boxes around the objects with jitter, a looser
-second box for some of them, and distractors on the background.
+It stands in for a bottom-up-attention detector, with as many regions: two boxes around every object,
+with jitter, and distractors anywhere.
 """
 
 from random import Random
@@ -13,15 +13,16 @@ from PIL import Image
 from examples.scenes.scene import HEIGHT, WIDTH, Box, Scene
 
 FEATURE_DIM = 192
+REGIONS = 36
 _SIDE = 36
 _Floats = npt.NDArray[np.float32]
 
 
 def propose(scene: Scene, random: Random) -> list[Box]:
-    """Propose boxes as a detector would: jittered objects, some twice, and 2 to 5 distractors."""
+    """Propose REGIONS boxes as a detector would: each object twice, roughly, and distractors."""
     boxes = [_jitter(item.box, 0.08, random) for item in scene.objects]
-    boxes += [_jitter(item.box, 0.22, random) for item in scene.objects if random.random() < 0.25]
-    for _ in range(random.randint(2, 5)):
+    boxes += [_jitter(item.box, 0.15, random) for item in scene.objects]
+    while len(boxes) < REGIONS:
         width, height = random.uniform(30, 120), random.uniform(30, 100)
         x, y = random.uniform(0, WIDTH - width), random.uniform(0, HEIGHT - height)
         boxes.append((x, y, x + width, y + height))

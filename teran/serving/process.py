@@ -21,7 +21,12 @@ from teran.serving.settings import ServeSettings
 _SHM = Path("/dev/shm")
 _SHM_NAME = "teran-{pid}-"
 _SHM_OWNER = re.compile(r"teran-(\d+)-")
+_IMPORTANT = re.compile(r"[EWF]\d{4} ")
+_NO_GPU = re.compile(r"CUDA|CudaDriver|pinned|NVML|DCGM")
+"""What Triton warns of on every host without a GPU."""
 _STUB_NAME = "triton_python_backend_stub"
+_CASUALTY_PATIENCE = 5.0
+"""Seconds a server may take to stop that waits for a model process which is gone."""
 
 
 def remove_stale_shared_memory() -> list[str]:
@@ -65,6 +70,9 @@ class TritonProcess:
     def __init__(self, settings: ServeSettings, installation: TritonInstallation) -> None:
         """Start the server; it is not ready yet."""
         self._settings = settings
+        self.has_casualties = False
+        """Whether a model process has died. Triton then can't stop by itself."""
+        self.was_killed = False
         self._runtime = tempfile.TemporaryDirectory(prefix="teran-serve-")
         backends = Path(self._runtime.name)
         installation.lay_out_backends(backends)
@@ -113,7 +121,7 @@ class TritonProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._tail.append(line.rstrip())
-            if self._settings.verbose or line.startswith(("E", "W", "F")):
+            if self._settings.verbose or (_IMPORTANT.match(line) and not _NO_GPU.search(line)):
                 sys.stderr.write(line)
 
     @property
@@ -157,21 +165,22 @@ class TritonProcess:
     def stop(self) -> int:
         """Stop the server, by force where it doesn't stop by itself, and return its status."""
         self.send(signal.SIGTERM)
+        patience = self._settings.shutdown_timeout + 5
         try:
-            self._process.wait(self._settings.shutdown_timeout + 5)
+            self._process.wait(min(patience, _CASUALTY_PATIENCE) if self.has_casualties else patience)
         except subprocess.TimeoutExpired:
-            self.send(signal.SIGKILL)
+            self.kill()
         return self.wait()
 
     def kill(self) -> None:
         """Stop the server at once."""
-        self.send(signal.SIGKILL)
+        if self.status is None:
+            self.was_killed = True
+            self.send(signal.SIGKILL)
 
     def wait(self) -> int:
         """Wait for the end of the server, and remove what it left behind."""
         status = self._process.wait()
-        for pid in self.model_processes():
-            psutil.Process(pid).kill()
         self._reader.join(timeout=5)
         self._runtime.cleanup()
         for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):

@@ -10,9 +10,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
+from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2
 
 from teran.errors import ServingError
@@ -20,6 +20,7 @@ from teran.serving import installation, process
 from teran.serving.canary import Health, connect, read_canaries
 from teran.serving.health import HealthServer, HealthState
 from teran.serving.process import TritonProcess
+from teran.serving.repository import check_repository
 from teran.serving.settings import ServeSettings
 
 _POLL = 0.2
@@ -101,7 +102,7 @@ class Supervisor:
                 self._report("stopping")
             status = self._process.stop()
             if healthy:
-                return status
+                return 0 if self._stop.is_set() and self._process.was_killed else status
             self._report(f"restarting the server ({attempt + 1} of {_RESTARTS})")
         raise ServingError(f"the models kept failing after {_RESTARTS} restarts of the server")
 
@@ -139,8 +140,11 @@ class Supervisor:
             if processes - alive or due:
                 if processes - alive:
                     self._report("a model process has died")
+                    self._process.has_casualties = True
+                    self._state.set_serving(False)
                 if not self._check_models():
                     return False
+                self._state.set_serving(True)
                 processes, checked = self._process.model_processes(), time.monotonic()
         return True
 
@@ -163,9 +167,15 @@ class Supervisor:
         return True
 
     def _reload(self, model: str) -> bool:
-        request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+        """Load a model anew. Triton skips an unchanged model, unless it is given its config."""
+        limit, request = self.settings.startup_timeout, service_pb2.ModelConfigRequest(name=model)
         try:
-            self._stub.RepositoryModelLoad(request, timeout=self.settings.startup_timeout)
+            config = self._stub.ModelConfig(request, timeout=_CANARY_TIMEOUT).config
+            load = service_pb2.RepositoryModelLoadRequest(model_name=model)
+            load.parameters["config"].string_param = MessageToJson(
+                config, preserving_proto_field_name=True
+            )
+            self._stub.RepositoryModelLoad(load, timeout=limit)
         except grpc.RpcError as error:
             self._report(f"{model} can't be loaded: {error.details()}")  # type: ignore[attr-defined]
             return False
@@ -186,34 +196,6 @@ class Supervisor:
         count = count + 1 if executions == before else 0
         self._slow[model] = (executions, count)
         return count < _SLOW_LIMIT
-
-
-def check_repository(repository: Path) -> None:
-    """Check that a published repository is whole.
-
-    Raises:
-        ServingError: it is missing or a file of it is.
-    """
-    import json
-
-    if not repository.is_dir():
-        raise ServingError(f"no model repository at {repository}; make one with `teran export`")
-    try:
-        manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ServingError(
-            f"{repository} was not published by `teran export`: its manifest.json can't be read"
-        ) from error
-    for name, size in files.items():
-        path = repository / name
-        if not path.is_file():
-            raise ServingError(f"{path} is missing; publish the repository again")
-        if path.stat().st_size != size:
-            raise ServingError(
-                f"{path} has {path.stat().st_size} bytes instead of {size}; "
-                "publish the repository again"
-            )
 
 
 def _resolve_ports(settings: ServeSettings) -> ServeSettings:

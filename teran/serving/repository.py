@@ -1,0 +1,32 @@
+"""Checks a published repository before a server is started on it."""
+
+import json
+from pathlib import Path
+
+from teran.errors import ServingError
+
+
+def check_repository(repository: Path) -> None:
+    """Check that a published repository is whole.
+
+    Raises:
+        ServingError: it is missing or a file of it is.
+    """
+    if not repository.is_dir():
+        raise ServingError(f"no model repository at {repository}; make one with `teran export`")
+    try:
+        manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ServingError(
+            f"{repository} was not published by `teran export`: its manifest.json can't be read"
+        ) from error
+    for name, size in files.items():
+        path = repository / name
+        if not path.is_file():
+            raise ServingError(f"{path} is missing; publish the repository again")
+        if path.stat().st_size != size:
+            raise ServingError(
+                f"{path} has {path.stat().st_size} bytes instead of {size}; "
+                "publish the repository again"
+            )
