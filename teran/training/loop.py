@@ -104,10 +104,11 @@ class Trainer:
                     }
                 )
                 self._keep(images.r1 + images.r10 + sentences.r1 + sentences.r10)
-                progress.console.print(
-                    f"epoch {self.state.epoch}: loss {loss:.3f}, image R@1 {images.r1:.1f} "
-                    f"R@10 {images.r10:.1f}, sentence R@1 {sentences.r1:.1f}"
-                )
+                if not self.quiet:
+                    progress.console.print(
+                        f"epoch {self.state.epoch}: loss {loss:.3f}, image R@1 {images.r1:.1f} "
+                        f"R@10 {images.r10:.1f}, sentence R@1 {sentences.r1:.1f}"
+                    )
         return self.state
 
     def _epoch(self, train: PairDataset, progress: Progress) -> float:
@@ -149,7 +150,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.state.step += 1
-        return float(loss)
+        return float(loss.detach())
 
     def _keep(self, quality: float) -> None:
         """Write the last state, and the bundle where it is the best so far."""

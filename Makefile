@@ -1,0 +1,43 @@
+# Everything starts from a bare machine: each target makes the environment it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train-demo test check format bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Install everything, pinned, into .venv
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== installing into $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Export, serve, search 1,000 unseen scenes, write a page
+	$(BIN)/python -m examples.scenes.demo
+
+train-demo: $(READY) ## Train the demo's model again, on the CPU
+	$(BIN)/python -m examples.scenes.train
+
+test: $(READY) ## Run all tests, on a real Triton server
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, formatting and strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure latency of the full-size model, every engine and precision
+	$(BIN)/python -m benchmarks.latency
+
+clean: ## Remove what was built, but not the environment
+	rm -rf build

@@ -1,0 +1,111 @@
+"""Batches go out several at a time, and results come back complete and in order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teran_client.pipeline import pipeline
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    items=st.lists(st.integers(1, 50), max_size=60),
+    batch_size=st.integers(1, 7),
+    in_flight=st.integers(1, 4),
+    asynchronous=st.booleans(),
+)
+def test_order_batches_and_flight(
+    items: list[int], batch_size: int, in_flight: int, asynchronous: bool
+) -> None:
+    flying, most, sizes = 0, 0, []
+
+    async def send(batch: Sequence[int]) -> list[int]:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        sizes.append(len(batch))
+        await asyncio.sleep(0.0001 * (sum(batch) % 5))
+        flying -= 1
+        return [item * 10 for item in batch]
+
+    async def stream() -> AsyncIterator[int]:
+        for item in items:
+            yield item
+
+    async def run() -> list[int]:
+        results = pipeline(
+            stream() if asynchronous else iter(items),
+            send,
+            batch_size=batch_size,
+            in_flight=in_flight,
+            length=lambda item: item,
+        )
+        return [result async for result in results]
+
+    assert asyncio.run(run()) == [item * 10 for item in items]
+    assert most <= in_flight
+    assert all(size <= batch_size for size in sizes)
+
+
+def test_batches_hold_items_of_like_length() -> None:
+    batches = []
+
+    async def send(batch: Sequence[int]) -> Sequence[int]:
+        batches.append(sorted(batch))
+        return batch
+
+    async def run() -> None:
+        source = iter([1, 9, 2, 8, 3, 7])
+        async for _ in pipeline(source, send, batch_size=3, in_flight=2, length=lambda i: i):
+            pass
+
+    asyncio.run(run())
+    assert sorted(batches) == [[1, 2, 3], [7, 8, 9]]
+
+
+def test_a_failure_ends_everything_under_way() -> None:
+    cancelled = 0
+
+    async def send(batch: Sequence[int]) -> Sequence[int]:
+        nonlocal cancelled
+        if 0 in batch:
+            raise ValueError("broken")
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return batch
+
+    async def run() -> None:
+        async for _ in pipeline(
+            iter(range(4)), send, batch_size=1, in_flight=4, length=lambda _: 1
+        ):
+            pass
+
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(run())
+    assert cancelled == 3
+
+
+def test_an_endless_source_is_read_only_as_far_as_needed() -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[int]:
+        nonlocal read
+        while True:
+            read += 1
+            yield read
+
+    async def send(batch: Sequence[int]) -> Sequence[int]:
+        return batch
+
+    async def run() -> list[int]:
+        results = pipeline(endless(), send, batch_size=2, in_flight=2, length=lambda i: i)
+        return [await anext(results) for _ in range(10)]
+
+    assert asyncio.run(run()) == list(range(1, 11))
+    assert read <= 20

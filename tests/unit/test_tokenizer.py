@@ -1,0 +1,89 @@
+"""Captions as they are served: the closing full stop, the limits, the buckets."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teran.errors import CheckpointError, TeranInputError
+from teran.tokenizer import (
+    MAX_CAPTION_BYTES,
+    MAX_WORD_PIECES,
+    WORD_BUCKETS,
+    CaptionTokenizer,
+    decode_caption,
+    wordpiece_tokenizer,
+)
+from tests.conftest import tiny_vocabulary
+
+tokenizer = CaptionTokenizer(wordpiece_tokenizer(tiny_vocabulary()))
+
+
+def tokens(caption: str, verbatim: bool = False) -> list[str]:
+    batch = tokenizer.encode([caption], verbatim)
+    return [token for token in batch.tokens[0] if token]
+
+
+def aligned(caption: str, verbatim: bool = False) -> list[str]:
+    batch = tokenizer.encode([caption], verbatim)
+    return list(batch.tokens[0][batch.word_mask[0]])
+
+
+def test_full_stop_is_added_only_where_missing() -> None:
+    assert tokens("a dog") == ["[CLS]", "a", "dog", ".", "[SEP]"]
+    assert tokens("A dog.") == tokens("a dog")
+    assert tokens("a dog!") == ["[CLS]", "a", "dog", "!", "[SEP]"]
+    assert aligned("dog") == ["dog"]
+    assert aligned("dog", verbatim=True) == []
+    assert aligned("a dog", verbatim=True) == ["a"]
+
+
+def test_captions_without_a_word_are_refused_unless_verbatim() -> None:
+    with pytest.raises(TeranInputError, match="no word"):
+        tokenizer.encode(["."])
+    assert tokens(".", verbatim=True) == ["[CLS]", ".", "[SEP]"]
+
+
+@pytest.mark.parametrize("words", [1, 12, 13, 28, 29, 60, 61, 92, 93, 94, 200])
+@pytest.mark.parametrize("verbatim", [True, False])
+def test_buckets_and_truncation(words: int, verbatim: bool) -> None:
+    batch = tokenizer.encode([" ".join(["dog"] * words)], verbatim)
+    whole = words + 2 + (not verbatim)
+    assert batch.input_ids.shape[1] in WORD_BUCKETS
+    assert batch.input_ids.shape[1] == min(w for w in WORD_BUCKETS if w >= min(whole, 96))
+    assert batch.attention_mask.sum() == min(whole, MAX_WORD_PIECES)
+    assert bool(batch.truncated[0, 0]) is (words + 2 > MAX_WORD_PIECES)
+    last = int(batch.attention_mask.sum()) - 1
+    assert batch.tokens[0, last] == "[SEP]"
+    if not verbatim:
+        assert batch.tokens[0, last - 1] == "."
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=5))
+def test_a_caption_does_not_depend_on_its_neighbours(captions: list[str]) -> None:
+    together = tokenizer.split(captions, [False] * len(captions))
+    for caption, pieces in zip(captions, together, strict=True):
+        (alone,) = tokenizer.split([caption], [False])
+        if isinstance(alone, TeranInputError):
+            assert isinstance(pieces, TeranInputError)
+        else:
+            assert pieces == alone
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b" \n\t", "empty"),
+        (b"\xff\xfe dog", "UTF-8"),
+        (b"x" * (MAX_CAPTION_BYTES + 1), "65537 bytes"),
+        ("\ud800", "UTF-8"),
+    ],
+)
+def test_unusable_captions(data: bytes | str, reason: str) -> None:
+    with pytest.raises(TeranInputError, match=reason):
+        decode_caption(data)
+
+
+def test_vocabulary_must_have_the_special_tokens() -> None:
+    with pytest.raises(CheckpointError, match=r"\[CLS\], \[SEP\]"):
+        wordpiece_tokenizer({"[PAD]": 0, "[UNK]": 1})
