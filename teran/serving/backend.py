@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranInputError
+from teran.serving.settings import THREADS_VARIABLE
 
 Arrays = dict[str, npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 
-THREADS_VARIABLE = "TERAN_THREADS_{model}"
-"""Set by `teran serve`: the model's part of the server's thread budget."""
 
 
 class EngineBackend(ABC):
@@ -58,8 +58,6 @@ class EngineBackend(ABC):
         """
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        import triton_python_backend_utils as pb_utils
-
         responses: list[Any] = [None] * len(requests)
         accepted: list[tuple[int, Arrays]] = []
         for i, request in enumerate(requests):
@@ -70,22 +68,19 @@ class EngineBackend(ABC):
             try:
                 self._check(inputs)
             except TeranInputError as error:
-                responses[i] = pb_utils.InferenceResponse(
-                    error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-                )
+                responses[i] = _refuse(str(error))
             else:
                 accepted.append((i, inputs))
         batches = [accepted] if self._batched else [[one] for one in accepted]
         for batch in filter(None, batches):
             for (i, _), outputs in zip(batch, self._run_batch(batch), strict=True):
                 wanted = requests[i].requested_output_names()
-                responses[i] = pb_utils.InferenceResponse(
-                    [
-                        pb_utils.Tensor(name, value)
-                        for name, value in outputs.items()
-                        if name in wanted
-                    ]
-                )
+                chosen = {name: outputs[name] for name in self._outputs if name in wanted}
+                if all(np.isfinite(value).all() for value in chosen.values()):
+                    tensors = [pb_utils.Tensor(name, value) for name, value in chosen.items()]
+                    responses[i] = pb_utils.InferenceResponse(tensors)
+                else:
+                    responses[i] = _refuse("the inputs lead to no finite result")
         return responses
 
     def _run_batch(self, batch: list[tuple[int, Arrays]]) -> list[Arrays]:
@@ -129,3 +124,8 @@ class EngineBackend(ABC):
                 f"the request asks for {cells} cosines; at most {limits['max_cells']} are computed "
                 "at once"
             )
+
+
+def _refuse(reason: str) -> Any:
+    error = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(error=error)

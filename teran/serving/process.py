@@ -14,9 +14,8 @@ from pathlib import Path
 import psutil
 
 from teran.errors import ServingError
-from teran.serving.backend import THREADS_VARIABLE
 from teran.serving.installation import TritonInstallation
-from teran.serving.settings import ServeSettings
+from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
 _SHM = Path("/dev/shm")
 _SHM_NAME = "teran-{pid}-"

@@ -4,6 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+THREADS_VARIABLE = "TERAN_THREADS_{model}"
+"""Environment variable that tells an engine its part of the server's thread budget."""
+
 
 def available_cores() -> int:
     """Cores this process may use: its affinity, cut down to a container's CPU quota."""

@@ -37,27 +37,30 @@ class TritonPythonModel:
             verbatim += [_is_verbatim(request)] * len(texts)
         rows = iter(self._tokenizer.split(captions, verbatim))
         return [
-            _refuse(count) if isinstance(count, TeranInputError) else self._answer(islice(rows, count))
-            for count in read
+            _refuse(count)
+            if isinstance(count, TeranInputError)
+            else self._answer(request, islice(rows, count))
+            for request, count in zip(requests, read, strict=True)
         ]
 
-    def _answer(self, rows: "islice[Pieces | TeranInputError]") -> Any:
+    def _answer(self, request: Any, rows: "islice[Pieces | TeranInputError]") -> Any:
         """One request's response, padded to its own bucket."""
-        split = list(rows)
-        pieces = [row for row in split if isinstance(row, Pieces)]
-        for row in split:
+        pieces = []
+        for row in list(rows):
             if isinstance(row, TeranInputError):
                 return _refuse(row)
+            pieces.append(row)
         batch = self._tokenizer.pad(pieces)
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor("input_ids", batch.input_ids),
-                pb_utils.Tensor("attention_mask", batch.attention_mask),
-                pb_utils.Tensor("word_mask", batch.word_mask),
-                pb_utils.Tensor("tokens", batch.tokens),
-                pb_utils.Tensor("truncated", batch.truncated),
-            ]
-        )
+        tensors = [
+            pb_utils.Tensor("input_ids", batch.input_ids),
+            pb_utils.Tensor("attention_mask", batch.attention_mask),
+            pb_utils.Tensor("word_mask", batch.word_mask),
+            pb_utils.Tensor("tokens", batch.tokens),
+            pb_utils.Tensor("truncated", batch.truncated),
+        ]
+        if passed_on := pb_utils.get_input_tensor_by_name(request, "region_mask"):
+            tensors.append(passed_on)
+        return pb_utils.InferenceResponse(tensors)
 
 
 def _captions(request: Any) -> list[str]:

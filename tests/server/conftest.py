@@ -1,0 +1,38 @@
+"""A real Triton server on a tiny model: one for each test module, on free ports."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from teran.serving.background import BackgroundServer, background_server
+from teran_client import TeranClient
+from teran_export import ExportOptions, export
+
+
+@pytest.fixture(scope="session")
+def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model for OpenVINO in fp32, so that results can be compared closely."""
+    out = tmp_path_factory.mktemp("published") / "repository"
+    return export(ExportOptions(tiny_bundle, out, "openvino", "fp32")).path
+
+
+@pytest.fixture(scope="module")
+def server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackgroundServer]:
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with background_server(repository, "--check-interval", "1", log=log) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: BackgroundServer) -> Iterator[TeranClient]:
+    with TeranClient(server.url, timeout=30) as connected:
+        yield connected
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.server)

@@ -1,0 +1,186 @@
+"""`teran serve` through deaths, restarts and wrong starts."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from teran.serving.background import BackgroundServer, background_server
+from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
+from tests.data import images
+
+MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment")
+
+
+def children(server: BackgroundServer) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def model_process(server: BackgroundServer, model: str) -> psutil.Process:
+    return next(p for p in children(server) if any(f"{model}_0_0" in part for part in p.cmdline()))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_killed_model_process_comes_back(
+    server: BackgroundServer, client: TeranClient, model: str
+) -> None:
+    photo = images(1, longest=40)[0]
+    expected = client.match(photo, "a dog runs").score
+    model_process(server, model).kill()
+    assert wait_for(lambda: not server.is_ready(), 5), "readiness hides the dead process"
+    assert client.match(photo, "a dog runs").score == pytest.approx(expected, abs=1e-5)
+    assert wait_for(server.is_ready)
+
+
+def test_hung_model_process_comes_back(server: BackgroundServer, client: TeranClient) -> None:
+    process = model_process(server, "tokenizer")
+    process.suspend()
+    try:
+        with pytest.raises(TeranTimeoutError):
+            client.encode_captions("a dog", timeout=0.5)
+    finally:
+        process.resume()
+    assert client.encode_captions("a dog").tokens[1] == "a"
+
+
+def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path) -> None:
+    """A client in the middle of a stream neither loses nor repeats a result."""
+    grpc_port = None
+    results: list[np.ndarray] = []
+    with background_server(repository, log=tmp_path / "first.log") as first:
+        grpc_port = first.url.rsplit(":", 1)[1]
+        with TeranClient(first.url, batch_size=2, in_flight=1, timeout=60) as client:
+            stream = client.encode_captions(f"a dog {i % 7} runs" for i in range(400))
+            results += [next(stream).word_embeddings for _ in range(10)]
+            os.killpg(first.process.pid, signal.SIGKILL)
+            for child in psutil.process_iter(["cmdline"]):
+                if any(grpc_port in part for part in child.info["cmdline"] or []):
+                    child.kill()
+            collected = threading.Thread(
+                target=lambda: results.extend(one.word_embeddings for one in stream)
+            )
+            collected.start()
+            second = subprocess.Popen(
+                [sys.executable, "-m", "teran_client.cli", "serve", str(repository)]
+                + [f"--grpc-port={grpc_port}", "--http-port=0", "--metrics-port=0"]
+                + ["--health-port=0"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                collected.join(90)
+                assert not collected.is_alive()
+            finally:
+                second.terminate()
+                second.wait(60)
+    assert len(results) == 400
+    for i, embeddings in enumerate(results[:70]):
+        np.testing.assert_allclose(embeddings, results[i % 7], atol=1e-5)
+
+
+def test_absent_server_is_reported_soon() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{probe.getsockname()[1]}"
+    started = time.monotonic()
+    with TeranClient(url) as client:
+        assert not client.is_ready()
+        with pytest.raises(TeranUnavailableError, match=url):
+            client.encode_captions("a dog")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_cleanly(repository: Path, tmp_path: Path, number: int) -> None:
+    with background_server(repository, log=tmp_path / "log") as server:
+        pid = server.process.pid
+        processes = children(server)
+        assert list(Path("/dev/shm").glob(f"teran-{pid}-*"))
+        server.process.send_signal(number)
+        assert server.process.wait(30) == 0
+    assert not any(process.is_running() for process in processes)
+    assert not list(Path("/dev/shm").glob(f"teran-{pid}-*"))
+
+
+def serve(repository: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    ports = ["--grpc-port=0", "--http-port=0", "--metrics-port=0", "--health-port=0"]
+    command = [sys.executable, "-m", "teran_client.cli", "serve", str(repository), *ports, *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_port_in_use(repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = serve(repository, f"--grpc-port={port}")
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        f"error: port {port} on 127.0.0.1 is in use; choose another with --grpc-port, "
+        "or 0 for a free one"
+    )
+
+
+def broken(repository: Path, folder: Path) -> Path:
+    copy = folder / "copy"
+    shutil.copytree(repository.resolve(), copy)
+    return copy
+
+
+def test_missing_engine(repository: Path, tmp_path: Path) -> None:
+    copy = broken(repository, tmp_path)
+    (copy / "visual_encoder" / "1" / "model.bin").unlink()
+    result = serve(copy)
+    assert result.returncode == 1
+    assert "visual_encoder/1/model.bin is missing; publish the repository again" in result.stderr
+
+
+def test_damaged_engine(repository: Path, tmp_path: Path) -> None:
+    copy = broken(repository, tmp_path)
+    engine = copy / "textual_encoder" / "1" / "model.xml"
+    engine.write_bytes(b"x" * engine.stat().st_size)
+    result = serve(copy)
+    assert result.returncode == 1
+    assert "error: the server did not start: textual_encoder:" in result.stderr
+    assert "Traceback" not in result.stderr.split("error: the server")[1]
+
+
+def test_not_a_repository(tmp_path: Path) -> None:
+    result = serve(tmp_path)
+    assert result.returncode == 1
+    assert "was not published by `teran export`" in result.stderr
+    assert serve(tmp_path / "absent").stderr.startswith("error: no model repository")
+
+
+def test_raw_flags_reach_the_server(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with background_server(repository, "--verbose", "--", "--id=my-server", log=log):
+        assert "my-server" in log.read_text()
+
+
+def test_stale_shared_memory_is_removed(repository: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    stale = Path(f"/dev/shm/teran-{gone.pid}-test")
+    stale.write_bytes(b"left behind")
+    with background_server(repository, log=tmp_path / "log"):
+        assert not stale.exists()
