@@ -72,6 +72,7 @@ class TritonProcess:
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
+        self._seen: set[psutil.Process] = set()
         self._runtime = tempfile.TemporaryDirectory(prefix="teran-serve-")
         backends = Path(self._runtime.name)
         installation.lay_out_backends(backends)
@@ -141,7 +142,7 @@ class TritonProcess:
 
     def model_processes(self) -> set[int]:
         """The ids of the live processes that run Python models."""
-        alive = set()
+        alive: set[int] = set()
         try:
             children = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -152,6 +153,7 @@ class TritonProcess:
                     child.status() != psutil.STATUS_ZOMBIE
                 ):
                     alive.add(child.pid)
+                    self._seen.add(child)
             except psutil.NoSuchProcess:
                 continue
         return alive
@@ -180,6 +182,9 @@ class TritonProcess:
     def wait(self) -> int:
         """Wait for the end of the server, and remove what it left behind."""
         status = self._process.wait()
+        for process in self._seen:
+            if process.is_running():  # and not another one that was given its id
+                process.kill()
         self._reader.join(timeout=5)
         self._runtime.cleanup()
         for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):

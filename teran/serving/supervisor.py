@@ -25,7 +25,6 @@ from teran.serving.settings import ServeSettings
 
 _POLL = 0.2
 """Seconds between looks at the processes."""
-_CANARY_TIMEOUT = 10.0
 _SLOW_LIMIT = 3
 """Canaries in a row that may stay unanswered, with nothing else answered either."""
 _RESTARTS = 3
@@ -49,6 +48,7 @@ class Supervisor:
         self._state = HealthState()
         self._stop = threading.Event()
         self._signals = 0
+        self._canary_timeout = 2 * settings.check_interval
         self._slow: dict[str, tuple[int, int]] = {}
 
     def run(self) -> int:
@@ -140,7 +140,6 @@ class Supervisor:
             if processes - alive or due:
                 if processes - alive:
                     self._report("a model process has died")
-                    self._process.has_casualties = True
                     self._state.set_serving(False)
                 if not self._check_models():
                     return False
@@ -153,14 +152,15 @@ class Supervisor:
         for canary in self._canaries:
             if self._stop.is_set() or self._process.status is not None:
                 return True
-            health = canary.run(self._stub, _CANARY_TIMEOUT)
+            health = canary.run(self._stub, self._canary_timeout)
             if health is Health.ALIVE or (health is Health.SLOW and self._is_progressing(canary.model)):
                 continue
             self._state.set_model(canary.model, False)
+            self._process.has_casualties = True
             self._report(f"{canary.model} does not answer; loading it again")
             if not self._reload(canary.model):
                 return self._process.status is not None
-            if canary.run(self._stub, _CANARY_TIMEOUT) is not Health.ALIVE:
+            if canary.run(self._stub, self._canary_timeout) is not Health.ALIVE:
                 return False
             self._state.set_model(canary.model, True)
             self._report(f"{canary.model} is back")
@@ -170,7 +170,7 @@ class Supervisor:
         """Load a model anew. Triton skips an unchanged model, unless it is given its config."""
         limit, request = self.settings.startup_timeout, service_pb2.ModelConfigRequest(name=model)
         try:
-            config = self._stub.ModelConfig(request, timeout=_CANARY_TIMEOUT).config
+            config = self._stub.ModelConfig(request, timeout=self._canary_timeout).config
             load = service_pb2.RepositoryModelLoadRequest(model_name=model)
             load.parameters["config"].string_param = MessageToJson(
                 config, preserving_proto_field_name=True
@@ -188,7 +188,7 @@ class Supervisor:
         """
         request = service_pb2.ModelStatisticsRequest(name=model)
         try:
-            statistics = self._stub.ModelStatistics(request, timeout=_CANARY_TIMEOUT)
+            statistics = self._stub.ModelStatistics(request, timeout=self._canary_timeout)
             executions = sum(entry.execution_count for entry in statistics.model_stats)
         except grpc.RpcError:
             return False
