@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 
-def authors_config(mode: str = "MrSw", *, shared: bool = False, dataset: str = "coco") -> dict[str, Any]:
+def authors_config(
+    mode: str = "MrSw", *, shared: bool = False, dataset: str = "coco"
+) -> dict[str, Any]:
     return {
         "dataset": {"name": dataset},
         "text-model": {
@@ -118,7 +120,10 @@ def write_checkpoint(
 ) -> Path:
     """Write a `.pth` as the authors' training does."""
     model = state_dict(config, text or TEXT_CONFIG)
-    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.ones(4)}}, "param_groups": [{"lr": 1e-5}]}
+    optimizer = {
+        "state": {0: {"step": 3, "exp_avg": torch.ones(4)}},
+        "param_groups": [{"lr": 1e-5}],
+    }
     content = {
         "epoch": 3,
         "model": model,

@@ -1,4 +1,4 @@
-"""What tests share: a tiny model, its bundle, and the outputs of the authors' code where present."""
+"""What tests share: a tiny model, its bundle, and the authors' outputs where present."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from teran.tokenizer import wordpiece_tokenizer
 REFERENCE = Path(
     os.environ.get("TERAN_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")
 )
-WORDS = "a and the of on dog cat red blue ball box runs two man woman beach ##s ##ing left".split()
+WORDS = "a and the of on dog cat red blue ball box runs two man woman beach left ##s ##ing".split()  # noqa: SIM905
 TINY = TeranConfig(
     feature_dim=24,
     embed_dim=16,
@@ -77,9 +77,7 @@ class Reference:
         return (torch.arange(self["ids"].shape[1])[None] < self["cap_len"][:, None]).long()
 
     def encode(self, model: TeranModel) -> tuple[torch.Tensor, torch.Tensor]:
-        regions = model.encode_images(
-            self["images"][:, 1:], self["boxes"][:, 1:], self.region_mask
-        )
+        regions = model.encode_images(self["images"][:, 1:], self["boxes"][:, 1:], self.region_mask)
         return regions, model.encode_captions(self["ids"], self.attention_mask)
 
 

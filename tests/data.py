@@ -1,8 +1,8 @@
 """Random images and captions for the tiny model."""
 
 import numpy as np
-
 from teran_client import ImageRegions
+
 from tests.conftest import TINY, WORDS
 
 
@@ -14,7 +14,9 @@ def images(count: int, seed: int = 0, longest: int = 50) -> list[ImageRegions]:
         corner = random.random((regions, 2)) * 0.5
         boxes = np.concatenate([corner, corner + 0.3], axis=1)
         features = random.exponential(1.0, (regions, TINY.feature_dim))
-        made.append(ImageRegions(features.astype(np.float32), boxes.astype(np.float32), f"image-{i}"))
+        made.append(
+            ImageRegions(features.astype(np.float32), boxes.astype(np.float32), f"image-{i}")
+        )
     return made
 
 

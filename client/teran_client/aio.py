@@ -315,11 +315,11 @@ class AsyncTeranClient:
             source = (check(item, f"{noun} {i}") for i, item in enumerate(items))
         else:
             raise TeranInputError(f"expected {noun}s, got {type(items).__name__}")
-        results = pipeline(
-            source, send, batch_size=size, in_flight=self._in_flight, length=length
-        )
+        results = pipeline(source, send, batch_size=size, in_flight=self._in_flight, length=length)
         if self._progress:
-            results = _with_progress(results, noun, len(items) if isinstance(items, Sequence) else None)
+            results = _with_progress(
+                results, noun, len(items) if isinstance(items, Sequence) else None
+            )
         return [result async for result in results] if is_list else results
 
     async def _encoded_images(
@@ -365,7 +365,9 @@ class AsyncTeranClient:
                 outputs = await self._infer("alignment", inputs, ("scores",), timeout=timeout)
                 scores[row : row + block, column : column + wide] = outputs["scores"]
 
-        corners = [(r, c) for r in range(0, len(regions), block) for c in range(0, len(words), wide)]
+        corners = [
+            (r, c) for r in range(0, len(regions), block) for c in range(0, len(words), wide)
+        ]
         await asyncio.gather(*(part(*corner) for corner in corners))
         return scores
 

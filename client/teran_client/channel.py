@@ -142,7 +142,9 @@ class Channel:
             self._channel = self._stub = None
 
 
-def _translate(error: grpc.aio.AioRpcError, url: str, limit: float) -> TeranServerError | TeranInputError:
+def _translate(
+    error: grpc.aio.AioRpcError, url: str, limit: float
+) -> TeranServerError | TeranInputError:
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TeranTimeoutError(f"no answer from {url} within {limit:g} s")

@@ -1,4 +1,4 @@
-"""The `teran` command. Sub-commands of other packages join through the `teran.commands` entry points."""
+"""The `teran` command; other packages add to it through the `teran.commands` entry points."""
 
 import json
 import sys
@@ -32,7 +32,8 @@ app.add_typer(encode, name="encode")
 
 Url = Annotated[str, typer.Option(envvar="TERAN_URL", help="The server's gRPC address, host:port.")]
 Timeout = Annotated[
-    float, typer.Option(envvar="TERAN_TIMEOUT", help="Seconds a request may take, retries included.")
+    float,
+    typer.Option(envvar="TERAN_TIMEOUT", help="Seconds a request may take, retries included."),
 ]
 Ca = Annotated[
     Path | None,
@@ -41,7 +42,9 @@ Ca = Annotated[
 Header = Annotated[
     list[str] | None, typer.Option(help="Metadata sent with every request, as key=value.")
 ]
-Size = Annotated[str | None, typer.Option(help="The images' size, as 640x480, where no file has it.")]
+Size = Annotated[
+    str | None, typer.Option(help="The images' size, as 640x480, where no file has it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -141,7 +144,9 @@ def match(
 def _print_match(result: Match, as_json: bool) -> None:
     best = result.best_regions()
     if as_json:
-        words = [{"word": word, "region": region, "cosine": cosine} for word, region, cosine in best]
+        words = [
+            {"word": word, "region": region, "cosine": cosine} for word, region, cosine in best
+        ]
         report = {"score": result.score, "score_per_word": result.score_per_word, "words": words}
         typer.echo(json.dumps({**report, "truncated": result.truncated}, indent=2))
         return

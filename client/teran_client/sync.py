@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
 from teran_client.channel import Tls
@@ -112,7 +112,8 @@ class TeranClient:
         *,
         timeout: float | None = None,
     ) -> Floats | list[Floats] | Iterator[Floats]:
-        result = self._wait(self._client.encode_images(images, timeout=timeout))  # type: ignore[arg-type]
+        result: Floats | list[Floats] | AsyncIterator[Floats]
+        result = self._wait(self._client.encode_images(cast(Any, images), timeout=timeout))
         return self._iterate(result) if isinstance(result, AsyncIterator) else result
 
     @overload
@@ -161,7 +162,5 @@ class TeranClient:
     ) -> list[Ranked]:
         return self._wait(self._client.rank(caption, images, k, timeout=timeout))
 
-    def profile(
-        self, caption: str, image: ImageRegions | None = None, calls: int = 50
-    ) -> Profile:
+    def profile(self, caption: str, image: ImageRegions | None = None, calls: int = 50) -> Profile:
         return self._wait(self._client.profile(caption, image, calls))

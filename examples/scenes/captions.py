@@ -71,7 +71,9 @@ def describe(scene: Scene, random: Random, focus: tuple[int, ...] = ()) -> Capti
         _noun_phrase(caption, scene.objects[first], first, random, bool(focus))
         relation = _relation(scene.objects[first], scene.objects[second])
         if random.random() < 0.7:
-            caption.say(random.choice(("", "is", "that is")) + " " + random.choice(RELATIONS[relation]))
+            caption.say(
+                random.choice(("", "is", "that is")) + " " + random.choice(RELATIONS[relation])
+            )
         else:
             caption.say(random.choice(("and", "with", "together with")))
         _noun_phrase(caption, scene.objects[second], second, random, bool(focus))

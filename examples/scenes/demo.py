@@ -7,17 +7,16 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
+from teran_client import ImageRegions, TeranClient
+from teran_export import ExportOptions, export
 
 from examples.scenes.dataset import Sample, make_contrast_pair, make_split
 from examples.scenes.judge import contrast_hits, noun_hits
 from examples.scenes.report import Query, write_report
 from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
 from teran.serving.background import background_server
-from teran_client import ImageRegions, TeranClient
-from teran_export import ExportOptions, export
 
 MODEL = Path(__file__).parent / "model"
 QUERIES = (
@@ -26,7 +25,6 @@ QUERIES = (
     "a dotted yellow ball to the left of a white moon",
     "a pink triangle and an orange cross with a small striped star",
 )
-Floats = npt.NDArray[np.float32]
 console = Console()
 
 
@@ -47,6 +45,7 @@ class Findings:
 
 
 def as_image(sample: Sample, name: str) -> ImageRegions:
+    """A sample as the client takes it."""
     return ImageRegions(sample.features, sample.boxes, name)
 
 
@@ -65,8 +64,8 @@ def write_calibration(path: Path, scenes: int = 200) -> None:
     )
 
 
-def measure(client: TeranClient, samples: list[Sample], precision: str) -> tuple[Findings, Floats]:
-    """Encode, score and judge everything; returns the findings and the (N, M) scores."""
+def measure(client: TeranClient, samples: list[Sample], precision: str) -> Findings:
+    """Encode, score and judge everything."""
     images = [as_image(sample, f"scene {i}") for i, sample in enumerate(samples)]
     captions = [caption.text for sample in samples for caption in sample.captions]
     owner = np.repeat(np.arange(len(samples)), len(captions) // len(samples))
@@ -99,7 +98,7 @@ def measure(client: TeranClient, samples: list[Sample], precision: str) -> tuple
         before = time.perf_counter()
         client.encode_captions(caption_text)
         caption_times.append(time.perf_counter() - before)
-    findings = Findings(
+    return Findings(
         Recall.of(image_ranks(scores, owner)),
         Recall.of(caption_ranks(scores, owner)),
         100 * float(np.mean(contrast)),
@@ -111,16 +110,22 @@ def measure(client: TeranClient, samples: list[Sample], precision: str) -> tuple
         precision,
         len(samples),
     )
-    return findings, scores
 
 
 def print_findings(f: Findings) -> None:
+    """Print the table of results."""
     table = Table(title=f"{f.scenes} unseen scenes, through Triton ({f.precision})")
     table.add_column("what")
     table.add_column("result", justify="right")
     rows = (
-        ("image retrieval R@1 / R@5 / R@10", f"{f.images.r1:.1f} / {f.images.r5:.1f} / {f.images.r10:.1f} %"),
-        ("sentence retrieval R@1 / R@5 / R@10", f"{f.sentences.r1:.1f} / {f.sentences.r5:.1f} / {f.sentences.r10:.1f} %"),
+        (
+            "image retrieval R@1 / R@5 / R@10",
+            f"{f.images.r1:.1f} / {f.images.r5:.1f} / {f.images.r10:.1f} %",
+        ),
+        (
+            "sentence retrieval R@1 / R@5 / R@10",
+            f"{f.sentences.r1:.1f} / {f.sentences.r5:.1f} / {f.sentences.r10:.1f} %",
+        ),
         ("contrast pairs told apart", f"{f.contrast:.1f} %"),
         ("nouns whose best region is the right object", f"{f.nouns:.1f} %"),
         ("images encoded per second", f"{f.images_per_second:.0f}"),
@@ -133,27 +138,27 @@ def print_findings(f: Findings) -> None:
     console.print(table)
 
 
-def run_queries(
-    client: TeranClient, samples: list[Sample], scores: Floats
-) -> list[Query]:
+def run_queries(client: TeranClient, samples: list[Sample]) -> list[Query]:
     """Rank all scenes for a few test captions and for sentences no scene was described by."""
     images = [as_image(sample, f"scene {i}") for i, sample in enumerate(samples)]
     regions = client.encode_images(images)
-    longest = sorted(range(0, len(samples), 7), key=lambda i: -len(samples[i].captions[0].words))[:4]
-    asked = [(samples[i].captions[0].text, i) for i in longest]
-    asked += [(text, None) for text in QUERIES]
+    asked: list[tuple[str, int | None]] = [(text, None) for text in QUERIES]
+    asked += [(samples[i].captions[0].text, i) for i in range(0, min(len(samples), 40), 10)]
     queries = []
     for text, truth in asked:
         ranking = client.rank(text, regions, k=5)
         best = ranking[0].index
         match = client.match(images[best], text)
-        console.print(f"[bold]{text}[/bold] -> scene {best}, {match.score_per_word:.2f} per word"
-                      + ("" if truth is None else ", right" if truth == best else ", wrong"))
+        console.print(
+            f"[bold]{text}[/bold] -> scene {best}, {match.score_per_word:.2f} per word"
+            + ("" if truth is None else ", right" if truth == best else ", wrong")
+        )
         queries.append(Query(text, truth, ranking, match))
     return queries
 
 
 def main() -> None:
+    """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where results go")
     parser.add_argument("--bundle", type=Path, default=MODEL, help="the model to serve")
@@ -176,10 +181,10 @@ def main() -> None:
         console.rule(f"3. {options.scenes} unseen scenes")
         samples = make_split("test", options.scenes)
         with TeranClient(server.url) as client:
-            findings, scores = measure(client, samples, published.manifest.precision)
+            findings = measure(client, samples, published.manifest.precision)
             print_findings(findings)
             console.rule("4. queries")
-            queries = run_queries(client, samples, scores)
+            queries = run_queries(client, samples)
     page = options.out / "index.html"
     write_report(page, findings, queries, samples)
     console.rule("done")

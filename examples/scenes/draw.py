@@ -109,7 +109,12 @@ def _outline(shape: str) -> list[_Point]:
             return [
                 (
                     math.sin(t) ** 3 * 0.95,
-                    -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
+                    -(
+                        13 * math.cos(t)
+                        - 5 * math.cos(2 * t)
+                        - 2 * math.cos(3 * t)
+                        - math.cos(4 * t)
+                    )
                     / 17,
                 )
                 for t in steps

@@ -1,7 +1,7 @@
 """Cuts regions out of an image and computes their features, from the pixels alone.
 
-It stands in for a bottom-up-attention detector, with as many regions: two boxes around every object,
-with jitter, and distractors anywhere.
+It stands in for a bottom-up-attention detector, with as many regions: two boxes around every
+object, with jitter, and distractors anywhere.
 """
 
 from random import Random
@@ -46,7 +46,8 @@ def features(image: Image.Image, boxes: list[Box]) -> _Floats:
     four quadrants.
     """
     crops = [
-        np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box)) for box in boxes
+        np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box))
+        for box in boxes
     ]
     pixels = np.stack(crops).astype(np.float32) / 255.0
     count, cell = len(boxes), _SIDE // 6
@@ -54,7 +55,8 @@ def features(image: Image.Image, boxes: list[Box]) -> _Floats:
     colour = grid.mean(axis=(2, 4)).reshape(count, -1)
     contrast = grid.mean(axis=5).std(axis=(2, 4)).reshape(count, -1) * 4.0
     vectors = np.concatenate([colour * 2.0 - 0.8, contrast, _edges(pixels.mean(axis=3))], axis=1)
-    return vectors.astype(np.float32)
+    result: _Floats = vectors.astype(np.float32)
+    return result
 
 
 def _edges(grey: _Floats) -> _Floats:
@@ -67,7 +69,13 @@ def _edges(grey: _Floats) -> _Floats:
     half = _SIDE // 2
     for row in range(2):
         for column in range(2):
-            window = (slice(None), slice(row * half, (row + 1) * half), slice(column * half, (column + 1) * half))
+            window = (
+                slice(None),
+                slice(row * half, (row + 1) * half),
+                slice(column * half, (column + 1) * half),
+            )
             for b in range(12):
-                histogram[:, row, column, b] = (strength[window] * (bins[window] == b)).mean(axis=(1, 2))
+                histogram[:, row, column, b] = (strength[window] * (bins[window] == b)).mean(
+                    axis=(1, 2)
+                )
     return histogram.reshape(len(grey), -1) * 20.0

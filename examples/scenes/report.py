@@ -10,19 +10,17 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
+from teran_client import Match, Ranked
 
 from examples.scenes.dataset import Sample
 from examples.scenes.scene import HEIGHT, WIDTH
-from teran_client import Match, Ranked
 
 if TYPE_CHECKING:
     from examples.scenes.demo import Findings
 
 Floats = npt.NDArray[np.float32]
-_PLAIN_WORDS = frozenset(
-    "a an and with is of the to that there this image has we see you can picture together at in on"
-    " . , than".split()
-)
+_LOOKS = 0.15
+"""Words whose best cosine is below this look nowhere in particular, and are not shown."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def heat_map(image: Image.Image, boxes: Floats, similarity: Floats) -> Image.Ima
         area = (slice(int(y1), int(np.ceil(y2))), slice(int(x1), int(np.ceil(x2))))
         weight[area] = np.maximum(weight[area], value)
     mask = Image.fromarray((weight * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(4))
-    dark = image.convert("L").convert("RGB").point(lambda value: int(value * 0.35))
+    dark = image.convert("L").convert("RGB").point(lambda value: int(value * 0.5))
     result = Image.composite(image, dark, mask)
     outline = [float(value) for value in boxes[int(similarity.argmax())]]
     ImageDraw.Draw(result).rectangle(outline, outline=(255, 214, 10), width=3)
@@ -71,9 +69,8 @@ def write_report(
         image, count = sample.image(), len(sample.pixel_boxes)
         shown = []
         for w in np.flatnonzero(query.match.word_mask):
-            word = query.match.tokens[w]
-            if word not in _PLAIN_WORDS:
-                column = query.match.similarity[:count, w]
+            word, column = query.match.tokens[w], query.match.similarity[:count, w]
+            if column.max() > _LOOKS:
                 heat = heat_map(image, sample.pixel_boxes, column)
                 shown.append(
                     {"word": word, "cosine": f"{column.max():.2f}", "image": _data_url(heat, 200)}
@@ -92,6 +89,9 @@ def write_report(
 def _data_url(image: Image.Image, width: int) -> str:
     """The picture as a JPEG data URL, twice `width` pixels wide at most so that it stays crisp."""
     buffer = io.BytesIO()
-    size = (min(width * 2, image.width), round(min(width * 2, image.width) * image.height / image.width))
+    size = (
+        min(width * 2, image.width),
+        round(min(width * 2, image.width) * image.height / image.width),
+    )
     image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

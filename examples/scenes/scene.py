@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 WIDTH, HEIGHT = 320, 240
 
@@ -85,9 +86,7 @@ def sample_scene(random: Random) -> Scene:
     return Scene(tuple(objects), random.getrandbits(32))
 
 
-def _place(
-    kind: dict[str, str], others: list[SceneObject], random: Random
-) -> SceneObject | None:
+def _place(kind: dict[str, str], others: list[SceneObject], random: Random) -> SceneObject | None:
     radius = random.uniform(*SIZES[kind["size"]])
     for _ in range(40):
         placed = SceneObject(
@@ -112,10 +111,15 @@ def contrast_scene(scene: Scene, i: int, j: int, random: Random) -> Scene:
     swaps = [name for name in ("shape", "colour") if getattr(first, name) != getattr(second, name)]
     if swaps and random.random() < 0.5:
         name = random.choice(swaps)
-        objects[i] = dataclasses.replace(first, **{name: getattr(second, name)})
-        objects[j] = dataclasses.replace(second, **{name: getattr(first, name)})
+        objects[i] = _with(first, name, getattr(second, name))
+        objects[j] = _with(second, name, getattr(first, name))
     else:
         name, values = random.choice([("shape", SHAPES), ("colour", tuple(COLOURS))])
         others = [value for value in values if value != getattr(first, name)]
-        objects[i] = dataclasses.replace(first, **{name: random.choice(others)})
+        objects[i] = _with(first, name, random.choice(others))
     return dataclasses.replace(scene, objects=tuple(objects))
+
+
+def _with(item: SceneObject, name: str, value: str) -> SceneObject:
+    changes: dict[str, Any] = {name: value}
+    return dataclasses.replace(item, **changes)

@@ -7,7 +7,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from examples.scenes.captions import COUNTS, OPENINGS, RELATIONS, SHAPE_NAMES, SIZE_NAMES, TEXTURE_NAMES
+from examples.scenes.captions import (
+    COUNTS,
+    OPENINGS,
+    RELATIONS,
+    SHAPE_NAMES,
+    SIZE_NAMES,
+    TEXTURE_NAMES,
+)
 from examples.scenes.dataset import Sample, make_split
 from examples.scenes.regions import FEATURE_DIM
 from examples.scenes.scene import COLOURS
@@ -21,7 +28,11 @@ def build_tokenizer() -> Tokenizer:
     sources = [*OPENINGS, *COLOURS, *COUNTS.values(), "a an and with together is that no"]
     for names in (SHAPE_NAMES, SIZE_NAMES, TEXTURE_NAMES, RELATIONS):
         sources += [name for group in names.values() for name in group]
-    sources += [f"{name}es" if name[-1] in "sx" else f"{name}s" for group in SHAPE_NAMES.values() for name in group]
+    sources += [
+        f"{name}es" if name[-1] in "sx" else f"{name}s"
+        for group in SHAPE_NAMES.values()
+        for name in group
+    ]
     sources += ["in the middle at top bottom left right corner side"]
     words = sorted({word for phrase in sources for word in phrase.split()})
     letters = string.ascii_lowercase + string.digits
@@ -60,6 +71,7 @@ def as_pairs(samples: list[Sample], tokenizer: Tokenizer) -> PairDataset:
 
 
 def main() -> None:
+    """Train as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/scenes"), help="the run's folder")
     parser.add_argument("--scenes", type=int, default=12000, help="training scenes")

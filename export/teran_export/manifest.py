@@ -1,4 +1,4 @@
-"""The manifest of a published repository: what it was made from, with what, and how well it fits."""
+"""The manifest of a published repository: what it was made from, and how well it fits."""
 
 import dataclasses
 import hashlib

@@ -4,7 +4,6 @@
 moves the link. The previous directory stays, so that a server running from it is not disturbed.
 """
 
-import os
 import platform
 import shutil
 import tempfile
@@ -93,13 +92,14 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
 
 
 def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
-    """The precisions to try. int8 adapts to its samples, so without real ones it is not a default."""
+    """The precisions to try. int8 adapts to its samples: without real ones it is no default."""
     available = list(engine.precisions())
     if options.precision == AUTO:
         return [p for p in available if p != "int8" or options.calibration]
     if options.precision not in available:
         raise ExportError(
-            f"{engine.name} offers {', '.join(available)} on this machine, not {options.precision!r}"
+            f"{engine.name} offers {', '.join(available)} on this machine, "
+            f"not {options.precision!r}"
         )
     return [options.precision]
 
@@ -197,9 +197,7 @@ def _try(
         directory.mkdir(parents=True)
         engine.build(graph, graph.path(work), directory, precision, data.batches(graph))
     return gate.check(
-        lambda graph: engine.load(
-            graph, _engine_directory(work, precision, graph.name), precision
-        )
+        lambda graph: engine.load(graph, _engine_directory(work, precision, graph.name), precision)
     )
 
 
@@ -211,7 +209,7 @@ def _summary(check: PrecisionCheck) -> str:
 
 
 def _swap(repository: Path, out: Path) -> None:
-    """Move `repository` beside `out` and point `out` at it; keep the one before, drop older ones."""
+    """Move `repository` beside `out` and point `out` at it; of older ones keep the last."""
     out = out.absolute()
     previous = out.resolve() if out.is_symlink() else None
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
@@ -219,7 +217,7 @@ def _swap(repository: Path, out: Path) -> None:
     repository.rename(target)
     link = out.parent / f".{out.name}.{stamp}.link"
     link.symlink_to(target.name)
-    os.replace(link, out)
+    link.replace(out)
     for old in out.parent.glob(f".{out.name}.*"):
         if old.is_dir() and not old.is_symlink() and old not in (target, previous):
             shutil.rmtree(old, ignore_errors=True)

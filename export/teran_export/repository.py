@@ -16,7 +16,6 @@ from teran.resources import MODEL_REPOSITORY
 from teran.tokenizer import MAX_WORD_PIECES, WORD_BUCKETS
 from teran_export.engines import Engine
 from teran_export.graphs import (
-    ALIGNMENT,
     TEXTUAL_ENCODER,
     VISUAL_ENCODER,
     Arrays,
@@ -71,6 +70,7 @@ class RepositoryBuilder:
         config.default_model_filename = engine.files[0]
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
         parameters = dict(engine.parameters(precision))
+        samples: list[tuple[int, ...]]
         embed = self._config.embed_dim
         if graph is VISUAL_ENCODER:
             config.max_batch_size = self._limits.images

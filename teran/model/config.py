@@ -111,7 +111,8 @@ class TeranConfig:
             ):
                 if section.get(key, supported) != supported:
                     raise CheckpointError(
-                        f"checkpoint config has {key}={section[key]!r}; only {supported!r} is supported"
+                        f"checkpoint config has {key}={section[key]!r}; "
+                        f"only {supported!r} is supported"
                     )
             if text is None:
                 text = TextConfig()

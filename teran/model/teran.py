@@ -125,5 +125,9 @@ class TeranModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """As `align`, and the region x word matrix (N, M, R, W) the scores were pooled from."""
         return alignment.align(
-            region_embeddings, word_embeddings, region_mask, word_mask, pooling or self.config.pooling
+            region_embeddings,
+            word_embeddings,
+            region_mask,
+            word_mask,
+            pooling or self.config.pooling,
         )

@@ -27,7 +27,6 @@ Arrays = dict[str, npt.NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 
 
-
 class EngineBackend(ABC):
     """A `TritonPythonModel` that runs one engine on one batch an execution."""
 

@@ -53,8 +53,16 @@ def background_server(
     host = "127.0.0.1"
     ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
     flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
-    command = [sys.executable, "-m", "teran_client.cli", "serve", str(repository), *flags, *arguments]
-    with open(log or os.devnull, "ab") as output:
+    command = [
+        sys.executable,
+        "-m",
+        "teran_client.cli",
+        "serve",
+        str(repository),
+        *flags,
+        *arguments,
+    ]
+    with Path(log or os.devnull).open("ab") as output:
         process = subprocess.Popen(
             command,
             stdout=output if log else None,

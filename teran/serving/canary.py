@@ -1,4 +1,4 @@
-"""Canary inferences: the only proof that a model answers, as Triton's ready flags outlive its process.
+"""Canary inferences: the only proof that a model answers, as its ready flag outlives its process.
 
 The canary of a model is its first warm-up sample, read from the published repository.
 """
@@ -66,7 +66,9 @@ def _canary(config: Any, folder: Path) -> Canary:
     request = service_pb2.ModelInferRequest(model_name=config.name)
     for name, entry in config.model_warmup[0].inputs.items():
         shape = [1, *entry.dims] if config.max_batch_size else list(entry.dims)
-        datatype = pb.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+        datatype = (
+            pb.DataType.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+        )
         request.inputs.add(name=name, datatype=datatype, shape=shape)
         request.raw_input_contents.append((folder / entry.input_data_file).read_bytes())
     return Canary(config.name, request)

@@ -131,10 +131,8 @@ class TritonProcess:
 
     def failures(self) -> list[str]:
         """What the log says went wrong with loading models, one sentence each."""
-        found = []
-        for line in self._tail:
-            if match := re.search(r"failed to load '(\w+)' version \d+: (.*)", line):
-                found.append(f"{match[1]}: {match[2]}")
+        failed = (re.search(r"failed to load '(\w+)' version \d+: (.*)", x) for x in self._tail)
+        found = [f"{match[1]}: {match[2]}" for match in failed if match]
         if not found:
             errors = [line for line in self._tail if line.startswith(("E", "error"))]
             found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]
@@ -168,7 +166,9 @@ class TritonProcess:
         self.send(signal.SIGTERM)
         patience = self._settings.shutdown_timeout + 5
         try:
-            self._process.wait(min(patience, _CASUALTY_PATIENCE) if self.has_casualties else patience)
+            self._process.wait(
+                min(patience, _CASUALTY_PATIENCE) if self.has_casualties else patience
+            )
         except subprocess.TimeoutExpired:
             self.kill()
         return self.wait()

@@ -74,7 +74,7 @@ class Supervisor:
             channel.close()
             health.close()
 
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def _on_signal(self, _number: int, _frame: object) -> None:
         """Stop gracefully; a second signal stops at once."""
         self._signals += 1
         self._stop.set()
@@ -153,7 +153,9 @@ class Supervisor:
             if self._stop.is_set() or self._process.status is not None:
                 return True
             health = canary.run(self._stub, self._canary_timeout)
-            if health is Health.ALIVE or (health is Health.SLOW and self._is_progressing(canary.model)):
+            if health is Health.ALIVE or (
+                health is Health.SLOW and self._is_progressing(canary.model)
+            ):
                 continue
             self._state.set_model(canary.model, False)
             self._process.has_casualties = True
@@ -177,7 +179,7 @@ class Supervisor:
             )
             self._stub.RepositoryModelLoad(load, timeout=limit)
         except grpc.RpcError as error:
-            self._report(f"{model} can't be loaded: {error.details()}")  # type: ignore[attr-defined]
+            self._report(f"{model} can't be loaded: {error.details()}")
             return False
         return True
 

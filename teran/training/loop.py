@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -124,9 +123,7 @@ class Trainer:
         task = progress.add_task("", total=len(batches), epoch=self.state.epoch + 1, loss=0.0)
         total = 0.0
         for done, batch in enumerate(batches, start=1):
-            captions = [
-                train.captions[i][int(draws[i] * len(train.captions[i]))] for i in batch
-            ]
+            captions = [train.captions[i][int(draws[i] * len(train.captions[i]))] for i in batch]
             total += self.step(train, batch, captions) / len(batch)
             progress.update(task, completed=done, loss=total / done)
         progress.remove_task(task)
@@ -145,7 +142,7 @@ class Trainer:
         warm = self.state.epoch < self.config.all_negatives_epochs
         loss = triplet_loss(scores, self.config.margin, hardest and not warm)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.config.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
@@ -175,7 +172,7 @@ class Trainer:
             },
             partial,
         )
-        os.replace(partial, self.directory / "last.pt")
+        partial.replace(self.directory / "last.pt")
 
     def resume(self) -> None:
         """Go on from `last.pt` exactly as if the run had not stopped.

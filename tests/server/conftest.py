@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from teran.serving.background import BackgroundServer, background_server
 from teran_client import TeranClient
 from teran_export import ExportOptions, export
+
+from teran.serving.background import BackgroundServer, background_server
 
 
 @pytest.fixture(scope="session")

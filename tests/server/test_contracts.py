@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc as triton
+from teran_client import TeranClient
 
 from teran.serving.background import BackgroundServer
-from teran_client import TeranClient
 
 E, F = 16, 24
 CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str, list[int]]]]] = {

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from teran_client import TeranClient, TeranInputError
 from tritonclient.utils import InferenceServerException
 
 from teran.serving.background import BackgroundServer
-from teran_client import TeranClient, TeranInputError
 from tests.conftest import TINY
 
 F, E = TINY.feature_dim, TINY.embed_dim
@@ -102,7 +102,9 @@ def infer(raw: triton.InferenceServerClient, model: str, tensors: Tensors) -> tr
     inputs = []
     for name, value in tensors.items():
         datatype = {"O": "BYTES", "b": "BOOL"}.get(value.dtype.kind)
-        datatype = datatype or {"float32": "FP32", "float64": "FP64", "int64": "INT64"}[str(value.dtype)]
+        datatype = (
+            datatype or {"float32": "FP32", "float64": "FP64", "int64": "INT64"}[str(value.dtype)]
+        )
         tensor = triton.InferInput(name, list(value.shape), datatype)
         tensor.set_data_from_numpy(value)
         inputs.append(tensor)
@@ -110,9 +112,7 @@ def infer(raw: triton.InferenceServerClient, model: str, tensors: Tensors) -> tr
 
 
 @pytest.mark.parametrize("case", ["match without words", "match with NaN"])
-def test_errors_in_an_ensemble_never_hang(
-    raw: triton.InferenceServerClient, case: str
-) -> None:
+def test_errors_in_an_ensemble_never_hang(raw: triton.InferenceServerClient, case: str) -> None:
     model, tensors, reason = CASES[case]
     for _ in range(200):
         with pytest.raises(InferenceServerException, match=reason):
@@ -131,7 +131,9 @@ def test_error_then_next_request_works(
     assert client.encode_captions("a dog").tokens[1] == "a"
 
 
-def test_a_bad_request_spoils_no_other(client: TeranClient, raw: triton.InferenceServerClient) -> None:
+def test_a_bad_request_spoils_no_other(
+    client: TeranClient, raw: triton.InferenceServerClient
+) -> None:
     expected = client.encode_captions("a dog runs").word_embeddings
 
     def bad(_: int) -> None:

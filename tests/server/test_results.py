@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from teran_client import AsyncTeranClient, EncodedCaption, ImageRegions, TeranClient
 from tritonclient.grpc import service_pb2
 
 from teran.model import TeranModel
 from teran.serving.background import BackgroundServer
 from teran.tokenizer import CaptionTokenizer
-from teran_client import AsyncTeranClient, EncodedCaption, ImageRegions, TeranClient
 from tests.data import captions, images
 
 
@@ -117,6 +117,7 @@ def test_concurrent_clients_get_their_own_results(
 def test_requests_form_batches(server: BackgroundServer) -> None:
     async def run() -> tuple[int, int]:
         async with AsyncTeranClient(server.url) as client:
+
             async def statistics() -> tuple[int, int]:
                 request = service_pb2.ModelStatisticsRequest(name="textual_encoder")
                 (stats,) = (await client._channel.call("ModelStatistics", request)).model_stats

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
 
 from teran.serving.background import BackgroundServer, background_server
-from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
 from tests.data import images
 
 MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment")
@@ -84,10 +84,10 @@ def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path
                 target=lambda: results.extend(one.word_embeddings for one in stream)
             )
             collected.start()
+            ports = ["--http-port=0", "--metrics-port=0", "--health-port=0"]
+            command = [sys.executable, "-m", "teran_client.cli", "serve", str(repository), *ports]
             second = subprocess.Popen(
-                [sys.executable, "-m", "teran_client.cli", "serve", str(repository)]
-                + [f"--grpc-port={grpc_port}", "--http-port=0", "--metrics-port=0"]
-                + ["--health-port=0"],
+                [*command, f"--grpc-port={grpc_port}"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )

@@ -4,6 +4,7 @@ from teran_export.engines.base import Engine
 from teran_export.engines.onnxruntime import OnnxRuntimeEngine
 from teran_export.engines.openvino import OpenVinoEngine
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OpenVinoEngine(), OnnxRuntimeEngine())}
+_ALL: tuple[Engine, ...] = (OpenVinoEngine(), OnnxRuntimeEngine())
+ENGINES = {engine.name: engine for engine in _ALL}
 
 __all__ = ["ENGINES", "Engine"]

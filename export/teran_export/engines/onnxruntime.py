@@ -14,7 +14,7 @@ class OnnxRuntimeEngine:
     """Serves `model.onnx` through Triton's `onnxruntime` backend."""
 
     name = "onnxruntime"
-    files = ("model.onnx",)
+    files: tuple[str, ...] = ("model.onnx",)
 
     def precisions(self) -> Sequence[str]:
         return ("fp32",)

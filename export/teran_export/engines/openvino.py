@@ -15,7 +15,7 @@ class OpenVinoEngine:
     """Serves `model.xml` through Triton's `openvino` backend."""
 
     name = "openvino"
-    files = ("model.xml", "model.bin")
+    files: tuple[str, ...] = ("model.xml", "model.bin")
 
     def __init__(self) -> None:
         self._core = openvino.Core()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from teran_client import ImageRegions, TeranInputError
 from teran_client.images import read_directory
 
@@ -33,14 +32,14 @@ def test_unusable_images_are_named(features: object, boxes: object, reason: str)
 
 
 def test_values_are_converted() -> None:
-    image = ImageRegions(np.ones((1, 3), np.float16), np.array([[0, 0, 1.0005, 1]]))  # type: ignore[arg-type]
+    image = ImageRegions(np.ones((1, 3), np.float16), np.array([[0, 0, 1.0005, 1]]))
     assert image.features.dtype == image.boxes.dtype == np.float32
     assert image.boxes.max() == 1.0
 
 
 def write_image(folder: Path, name: str, count: int = 2) -> None:
     np.savez(folder / f"{name}.npz", feat=np.ones((count, 3), np.float32))
-    np.save(folder / f"{name}.npy", np.tile(np.float32([64, 48, 320, 240]), (count, 1)))
+    np.save(folder / f"{name}.npy", np.tile(np.array([64, 48, 320, 240], np.float32), (count, 1)))
 
 
 def test_authors_files(tmp_path: Path) -> None:

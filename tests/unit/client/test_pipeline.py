@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from teran_client.pipeline import pipeline
 
 

@@ -57,9 +57,7 @@ def plain_score(regions: torch.Tensor, words: torch.Tensor, mode: Pooling) -> fl
             ]
             for r in range(n):
                 logits = [math.exp(max(matrix[r][w], 0.0) / norms[w]) for w in range(m)]
-                mixed = sum(
-                    (logits[w] / sum(logits)) * words[w].double() for w in range(m)
-                )
+                mixed = sum((logits[w] / sum(logits)) * words[w].double() for w in range(m))
                 assert isinstance(mixed, torch.Tensor)
                 score += float(regions[r].double() @ mixed / mixed.norm())
             return score

@@ -79,12 +79,12 @@ def test_mismatches_name_the_tensor(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "m.pth", authors_config())
     with pytest.raises(CheckpointError, match="word-dim is 12"):
         TeranModel.from_checkpoint(path)
-    with pytest.raises(CheckpointError, match="word_embeddings.weight has shape"):
+    with pytest.raises(CheckpointError, match=r"word_embeddings\.weight has shape"):
         TeranModel.from_checkpoint(path, {**TEXT_CONFIG, "vocab_size": 300})
     content = torch.load(path, weights_only=False)
     del content["model"]["img_txt_enc.cap_proj.bias"]
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="no tensor img_txt_enc.cap_proj.bias"):
+    with pytest.raises(CheckpointError, match=r"no tensor img_txt_enc\.cap_proj\.bias"):
         TeranModel.from_checkpoint(path, TEXT_CONFIG)
 
 

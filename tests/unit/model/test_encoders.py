@@ -16,7 +16,7 @@ def test_bert_equals_transformers() -> None:
     theirs = state_dict(authors_config(), TEXT_CONFIG)
     model = TeranModel(config)
     model.load_state_dict(translate(theirs, config))
-    bert = BertModel(BertConfig(**TEXT_CONFIG, num_hidden_layers=2))
+    bert = BertModel(BertConfig.from_dict({**TEXT_CONFIG, "num_hidden_layers": 2}))
     prefix = "img_txt_enc.txt_enc.bert_model."
     bert.load_state_dict(
         {k.removeprefix(prefix): v for k, v in theirs.items() if k.startswith(prefix)}, strict=False
@@ -48,7 +48,7 @@ def test_transformer_equals_torch() -> None:
     for key, value in ours.state_dict().items():
         value.normal_()
         for ours_name, torch_name in names.items():
-            key = key.replace(ours_name, torch_name)  # noqa: PLW2901
+            key = key.replace(ours_name, torch_name)
         state[key] = value
     theirs.load_state_dict(state)
     x, mask = torch.randn(2, 6, 8), torch.tensor([[True] * 6, [True] * 3 + [False] * 3])

@@ -55,7 +55,9 @@ def test_scores_equal_evaluation(case: tuple[TeranModel, Reference], mode: Pooli
     assert (scores[~defined] == 0).all()
 
 
-@pytest.mark.parametrize("mode", [Pooling.MRSW, Pooling.MRAVGW, Pooling.SUM, Pooling.SCAN_SENTENCES])
+@pytest.mark.parametrize(
+    "mode", [Pooling.MRSW, Pooling.MRAVGW, Pooling.SUM, Pooling.SCAN_SENTENCES]
+)
 @pytest.mark.parametrize("hardest", [True, False])
 def test_losses(case: tuple[TeranModel, Reference], mode: Pooling, hardest: bool) -> None:
     model, reference = case
@@ -73,11 +75,13 @@ def test_gradient_norms() -> None:
     reference = Reference(archive, "")
     loss = triplet_loss(model.align(*reference.encode(model)), 0.2, hardest_negative=True)
     assert float(loss) == pytest.approx(float(archive["config_loss"]), rel=1e-5)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     expected = json.loads(str(archive["grad_norms"]))
     ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     pairs = {
-        "textual_encoder.embeddings.word.weight": "txt_enc.bert_model.embeddings.word_embeddings.weight",
+        "textual_encoder.embeddings.word.weight": (
+            "txt_enc.bert_model.embeddings.word_embeddings.weight"
+        ),
         "textual_encoder.bert.layers.1.contract.weight": (
             "txt_enc.bert_model.encoder.layer.1.output.dense.weight"
         ),
@@ -87,7 +91,9 @@ def test_gradient_norms() -> None:
         "visual_encoder.transformer.layers.0.attention.qkv.weight": (
             "img_enc.transformer_encoder.layers.0.self_attn.in_proj_weight"
         ),
-        "visual_encoder.joint.layers.1.contract.weight": "transformer_encoder_2.layers.1.linear2.weight",
+        "visual_encoder.joint.layers.1.contract.weight": (
+            "transformer_encoder_2.layers.1.linear2.weight"
+        ),
         "textual_encoder.joint.layers.0.attention.out.bias": (
             "transformer_encoder_1.layers.0.self_attn.out_proj.bias"
         ),

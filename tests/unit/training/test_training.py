@@ -26,7 +26,10 @@ def test_loss_equals_plain_loop(scores: np.ndarray, margin: float, hardest: bool
     for axis in (0, 1):
         for i in range(4):
             costs = [
-                max(0.0, margin + float(scores[i, j] if axis else scores[j, i]) - float(scores[i, i]))
+                max(
+                    0.0,
+                    margin + float(scores[i, j] if axis else scores[j, i]) - float(scores[i, i]),
+                )
                 for j in range(4)
                 if j != i
             ]
@@ -53,7 +56,7 @@ def pairs(count: int, seed: int) -> PairDataset:
         (centres[k] + random.normal(0, 0.1, (36, TINY.feature_dim))).astype(np.float32)
         for k in kinds
     ]
-    boxes = [np.tile(np.float32([0.1, 0.1, 0.5, 0.5]), (36, 1)) for _ in kinds]
+    boxes = [np.tile(np.array([0.1, 0.1, 0.5, 0.5], np.float32), (36, 1)) for _ in kinds]
     return PairDataset(features, boxes, [[[2, 7 + k, 12 + k, 4, 3]] for k in kinds])
 
 
@@ -81,9 +84,7 @@ def test_resuming_equals_never_stopping(tmp_path: Path) -> None:
     train, validation = pairs(16, 1), pairs(8, 2)
     whole = Trainer(model(), CONFIG, tmp_path / "whole", quiet=True)
     whole.run(train, validation)
-    first = Trainer(
-        model(), dataclasses.replace(CONFIG, epochs=3), tmp_path / "parts", quiet=True
-    )
+    first = Trainer(model(), dataclasses.replace(CONFIG, epochs=3), tmp_path / "parts", quiet=True)
     first.run(train, validation)
     second = Trainer(model(), CONFIG, tmp_path / "parts", quiet=True)
     second.resume()

@@ -1,0 +1,1 @@
+"""Measurements: honest, repeatable, with their results committed."""

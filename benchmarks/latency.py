@@ -1,0 +1,241 @@
+"""Latency of the full-size model: every engine and precision behind Triton, against eager PyTorch.
+
+All variants are served one after another in each of several rounds, alternating with PyTorch, so
+that a slow spell of the machine hits all of them alike. Weights are random, captions are real if a
+file of them is given.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from teran_client import ImageRegions, TeranClient
+from teran_export import ExportOptions, export
+from teran_export.engines import ENGINES
+from teran_export.graphs import TEXTUAL_ENCODER
+
+from benchmarks import machine
+from teran.model import TeranConfig, TeranModel
+from teran.serving.background import background_server
+from teran.tokenizer import CaptionTokenizer
+
+BATCHES = (1, 8, 32)
+WORDS = 16
+console = Console()
+
+
+@dataclass
+class Measurement:
+    """Seconds of one variant's calls, by "captions 32" and the like."""
+
+    name: str
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self, key: str, call: Callable[[], object], repeat: int) -> None:
+        call()
+        for _ in range(repeat):
+            start = time.perf_counter()
+            call()
+            self.times.setdefault(key, []).append(time.perf_counter() - start)
+
+    def p50(self, key: str) -> float:
+        return 1e3 * median(self.times[key])
+
+    def p95(self, key: str) -> float:
+        return 1e3 * quantiles(self.times[key], n=20)[-1]
+
+
+def multiply_adds(config: TeranConfig, words: int, regions: int) -> tuple[float, float]:
+    """Operations (two for each multiply-add) of one caption and one image, matmuls only."""
+
+    def layers(count: int, rows: int, dim: int, feedforward: int) -> int:
+        return count * rows * (4 * dim * dim + 2 * dim * feedforward + 2 * rows * dim)
+
+    text, rows = config.text, regions + 1
+    joint = (config.joint_layers, config.embed_dim, config.feedforward_dim)
+    caption = layers(text.num_hidden_layers, words, text.hidden_size, text.intermediate_size)
+    caption += words * text.hidden_size * config.embed_dim + layers(joint[0], words, *joint[1:])
+    image = float(rows * config.feature_dim) * (2 * config.feature_dim + 5 + config.embed_dim)
+    image += layers(config.visual_layers, rows, config.feature_dim, config.feedforward_dim)
+    image += layers(joint[0], rows, *joint[1:])
+    return 2 * caption, 2 * image
+
+
+def load_captions(path: Path | None, tokenizer: CaptionTokenizer, count: int) -> list[str]:
+    """Captions that fall in the 16-word-piece bucket, as 87 % of COCO's do."""
+    if path is None:
+        return [f"a man number {i % 90} is riding a wave on a board ." for i in range(count)]
+    texts = [entry["caption"] for entry in json.loads(path.read_text())["annotations"]]
+    chosen = [t for t in texts if tokenizer.encode([t]).input_ids.shape[1] == WORDS]
+    return chosen[:count]
+
+
+def measure_eager(
+    model: TeranModel,
+    tokenizer: CaptionTokenizer,
+    captions: list[str],
+    images: list[ImageRegions],
+    into: Measurement,
+    repeat: int,
+) -> None:
+    """PyTorch in fp32, without Triton."""
+    for batch in BATCHES:
+        features = torch.from_numpy(np.stack([image.features for image in images[:batch]]))
+        boxes = torch.from_numpy(np.stack([image.boxes for image in images[:batch]]))
+
+        def encode_captions(batch: int = batch) -> None:
+            tokens = tokenizer.encode(captions[:batch])
+            ids, mask = torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.attention_mask)
+            model.encode_captions(ids, mask)
+
+        with torch.inference_mode():
+            into.run(f"captions {batch}", encode_captions, repeat)
+            into.run(f"images {batch}", lambda: model.encode_images(features, boxes), repeat)  # noqa: B023
+
+
+def measure_served(
+    client: TeranClient,
+    captions: list[str],
+    images: list[ImageRegions],
+    into: Measurement,
+    repeat: int,
+) -> None:
+    """The same through gRPC and Triton."""
+    for batch in BATCHES:
+        some_captions, some_images = captions[:batch], images[:batch]
+        more = repeat * (5 if batch == 1 else 1)
+        into.run(f"captions {batch}", lambda: client.encode_captions(some_captions), more)  # noqa: B023
+        into.run(f"images {batch}", lambda: client.encode_images(some_images), more)  # noqa: B023
+
+
+def measure_in_process(
+    repository: Path, engine: str, precision: str, tokenizer: CaptionTokenizer,
+    captions: list[str], into: Measurement, repeat: int,
+) -> None:  # fmt: skip
+    """One caption through the same engine and tokenizer in this process."""
+    folder = repository / TEXTUAL_ENCODER.name / "1"
+    run = ENGINES[engine].load(TEXTUAL_ENCODER, folder, precision)
+
+    def call() -> None:
+        tokens = tokenizer.encode(captions[:1])
+        run({name: getattr(tokens, name) for name in TEXTUAL_ENCODER.inputs})
+
+    into.run("in process captions 1", call, repeat * 5)
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True, help="from `teran init-random`")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/bench"), help="repositories go here"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--captions", type=Path, help="a COCO captions JSON for real captions")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=4, help="calls a round and batch size")
+    options = parser.parse_args()
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = TeranModel.from_pretrained(options.bundle)
+    assert model.tokenizer is not None
+    tokenizer = CaptionTokenizer(model.tokenizer)
+    captions = load_captions(options.captions, tokenizer, max(BATCHES))
+    random = np.random.default_rng(0)
+    corner = random.random((max(BATCHES), 36, 2)) * 0.5
+    boxes = np.concatenate([corner, corner + 0.3], axis=2).astype(np.float32)
+    features = random.exponential(1.1, (max(BATCHES), 36, model.config.feature_dim))
+    features *= random.random(features.shape) > 1 / 3
+    images = [ImageRegions(features[i].astype(np.float32), boxes[i]) for i in range(max(BATCHES))]
+
+    eager = Measurement("PyTorch eager fp32")
+    variants = [
+        (engine, precision) for engine in ENGINES for precision in ENGINES[engine].precisions()
+    ]
+    results = {variant: Measurement(" ".join(variant)) for variant in variants}
+    repositories = {}
+    for engine, precision in variants:
+        out = options.work / f"{engine}-{precision}"
+        export(ExportOptions(options.bundle, out, engine, precision), console.print)
+        repositories[engine, precision] = out
+    for round_ in range(options.rounds):
+        for variant in variants:
+            console.print(f"round {round_ + 1} of {options.rounds}: {results[variant].name}")
+            with ExitStack() as stack:
+                log = options.work / "server.log"
+                server = stack.enter_context(background_server(repositories[variant], log=log))
+                client = stack.enter_context(TeranClient(server.url))
+                measure_served(client, captions, images, results[variant], options.repeat)
+            repository = repositories[variant]
+            measure_in_process(
+                repository, *variant, tokenizer, captions, results[variant], options.repeat
+            )
+        measure_eager(model, tokenizer, captions, images, eager, options.repeat)
+    report(options, model.config, eager, list(results.values()))
+
+
+def report(
+    options: argparse.Namespace,
+    config: TeranConfig,
+    eager: Measurement,
+    variants: list[Measurement],
+) -> None:
+    """Write the JSON and print the table."""
+    caption_ops, image_ops = multiply_adds(config, WORDS, 36)
+    ceilings = {hint: round(machine.matmul_ceiling(hint), 1) for hint in ("f32", "bf16")}
+    keys = [f"{kind} {batch}" for kind in ("captions", "images") for batch in BATCHES]
+    table = Table("variant", *keys, "captions 32 vs eager", "images 32 vs eager", "in process")
+    rows = {}
+    for measured in (eager, *variants):
+        inside = measured.p50("in process captions 1") if measured is not eager else None
+        ratios = {key: round(eager.p50(key) / measured.p50(key), 2) for key in keys}
+        rows[measured.name] = {
+            "p50_ms": {key: round(measured.p50(key), 2) for key in measured.times},
+            "p95_ms": {key: round(measured.p95(key), 2) for key in measured.times},
+            "speed_up_over_eager": ratios,
+            "gop_per_second": {
+                "captions 32": round(32 * caption_ops / measured.p50("captions 32") / 1e6, 1),
+                "images 32": round(32 * image_ops / measured.p50("images 32") / 1e6, 1),
+            },
+        }
+        table.add_row(
+            measured.name,
+            *(f"{measured.p50(key):.1f}" for key in keys),
+            f"{ratios['captions 32']:.2f}x",
+            f"{ratios['images 32']:.2f}x",
+            "" if inside is None else f"{inside:.1f}",
+        )
+    result = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "python -m benchmarks.latency " + " ".join(sys.argv[1:]),
+        "machine": machine.describe(),
+        "matmul_ceiling_gop_per_second": ceilings,
+        "gop_per_item": {
+            "caption": round(caption_ops / 1e9, 3),
+            "image": round(image_ops / 1e9, 3),
+        },
+        "unit": "milliseconds through gRPC, client included; PyTorch without Triton",
+        "rounds": options.rounds,
+        "results": rows,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "latency.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    console.print(table)
+    console.print(f"matmul ceilings: {ceilings} GOP/s; written to {path}")
+
+
+if __name__ == "__main__":
+    main()

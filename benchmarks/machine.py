@@ -1,0 +1,62 @@
+"""What a result was measured on, and the ceilings of that machine."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import openvino
+import openvino.opset13 as ops
+
+
+def describe() -> dict[str, object]:
+    """CPU, cores, system and the versions of the libraries that do the work."""
+    cpu = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.split(":", 1)[1].strip()
+            break
+    libraries = (
+        "torch",
+        "openvino",
+        "nncf",
+        "onnxruntime",
+        "tritonclient",
+        "nvidia-pytriton",
+        "numpy",
+    )
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+def matmul_ceiling(hint: str, size: int = 2048, rows: int = 1184) -> float:
+    """Billions of operations per second of one large matmul in OpenVINO, on all cores.
+
+    Args:
+        hint: "f32" or "bf16".
+        size: inner and outer dimension, as in the visual encoder.
+        rows: 32 images of 37 rows.
+    """
+    weight = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
+    parameter = ops.parameter([rows, size], np.float32)
+    model = openvino.Model([ops.matmul(parameter, weight, False, True)], [parameter])
+    compiled = openvino.Core().compile_model(
+        model, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    )
+    request = compiled.create_infer_request()
+    data = np.random.default_rng(1).standard_normal((rows, size)).astype(np.float32)
+    request.infer([data])
+    times = []
+    for _ in range(15):
+        start = perf_counter()
+        request.infer([data], share_inputs=True, share_outputs=True)
+        times.append(perf_counter() - start)
+    return 2 * rows * size * size / median(times) / 1e9
