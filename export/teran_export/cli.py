@@ -52,8 +52,9 @@ def export_command(
 
     Example: teran export bundle/ build/repository --calibration calibration.npz
     """
-    from teran_export import ExportOptions, export
-    from teran_export.repository import Limits
+    with needs("export"):
+        from teran_export import ExportOptions, export
+        from teran_export.repository import Limits
 
     options = ExportOptions(
         bundle=bundle,

@@ -1,0 +1,146 @@
+"""The `teran` command as a user types it, against a real server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teran.serving.background import BackgroundServer
+from teran_client import TeranClient
+from tests.authors import TEXT_CONFIG, authors_config, write_checkpoint
+from tests.data import captions, images
+
+
+def teran(
+    *arguments: str | Path, url: str = "", stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "teran_client.cli", *map(str, arguments)]
+    flags = ["--url", url] if url else []
+    return subprocess.run(
+        [*command, *flags], input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images in the authors' files."""
+    folder = tmp_path_factory.mktemp("features")
+    for image in images(5, seed=1):
+        np.savez(folder / f"{image.name}.npz", feat=image.features)
+        np.save(folder / f"{image.name}.npy", image.boxes * [640, 480, 640, 480])
+    return folder
+
+
+def test_encode_writes_what_the_client_returns(
+    server: BackgroundServer, client: TeranClient, directory: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "images.npz"
+    flags = ("--size", "640x480", "--out", out)
+    result = teran("encode", "images", directory, *flags, url=server.url)
+    assert result.returncode == 0, result.stderr
+    assert f"5 images written to {out}" in result.stdout
+    with np.load(out) as archive:
+        for image in images(5, seed=1):
+            expected = client.encode_images(image)
+            np.testing.assert_allclose(archive[image.name], expected, atol=1e-3)
+    sentences, out = captions(7), tmp_path / "words.npz"
+    result = teran(
+        "encode", "captions", "-", "--out", out, url=server.url, stdin="\n".join(sentences)
+    )
+    assert "7 captions written" in result.stdout
+    with np.load(out) as archive:
+        expected = client.encode_captions(sentences[6]).word_embeddings
+        np.testing.assert_allclose(archive["6"], expected, atol=1e-5)
+
+
+def test_rank_and_match_agree(server: BackgroundServer, directory: Path) -> None:
+    ranked = teran(
+        "rank", "a dog runs", directory, "-k", "3", "--size", "640x480", "--json", url=server.url
+    )
+    best = json.loads(ranked.stdout)
+    assert len(best) == 3
+    assert best[0]["score"] >= best[1]["score"] >= best[2]["score"]
+    features = directory / f"{best[0]['name']}.npz"
+    matched = teran(
+        "match", features, "a dog runs", "--size", "640x480", "--json", url=server.url
+    )
+    report = json.loads(matched.stdout)
+    assert report["score"] == pytest.approx(best[0]["score"], abs=1e-3)
+    assert [entry["word"] for entry in report["words"]] == ["a", "dog", "runs"]
+    table = teran("match", features, "a dog runs", "--size", "640x480", url=server.url)
+    assert "best region" in table.stdout
+
+
+def test_profile_prints_a_tree(server: BackgroundServer) -> None:
+    result = teran("profile", "--calls", "5", url=server.url)
+    assert "├─ network and server" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("match", "absent.npz", "a dog"), 2, "absent.npz can't be read"),
+        (("rank", "a dog", "."), 2, "holds no .npz files"),
+        (("encode", "captions", "absent.txt", "--out", "x.npz"), 2, "can't read absent.txt"),
+        (("serve", "absent"), 1, "no model repository at absent"),
+        (("export", "absent", "out"), 1, "absent is not a bundle"),
+        (("export", "absent", "out", "--engine", "abacus"), 1, "no engine 'abacus'"),
+        (("convert", "absent.pth", "out", "--vocabulary", "absent.txt"), 1, "can't read the voc"),
+        (("profile", "--url", "127.0.0.1:1"), 1, "127.0.0.1:1 is not available"),
+        (("profile", "--url", "http://localhost"), 2, "expected host:port"),
+        (("profile", "--header", "nonsense"), 2, "expected key=value"),
+    ],
+)
+def test_failures_are_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = teran(*arguments)
+    assert result.returncode == status
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_convert_makes_a_bundle(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "model.pth", authors_config("symm"))
+    (tmp_path / "text.json").write_text(json.dumps(TEXT_CONFIG))
+    tokens = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", ".", *(f"w{i}" for i in range(195))]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    result = teran(
+        "convert", checkpoint, tmp_path / "bundle",
+        "--vocabulary", tmp_path / "vocab.txt", "--text-config", tmp_path / "text.json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    names = {path.name for path in (tmp_path / "bundle").iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in (
+        *(("encode", "images"), ("encode", "captions"), ("match",), ("rank",), ("profile",)),
+        *(("serve",), ("export",), ("convert",), ("init-random",)),
+    ):
+        result = teran(*command, "--help")
+        assert result.returncode == 0
+        assert "Example: teran" in result.stdout, command
+
+
+def test_base_install_needs_no_torch() -> None:
+    """Importing the client and its command must not import what only extras install."""
+    heavy = ("torch", "onnx", "openvino", "onnxruntime", "nncf", "tokenizers", "psutil")
+    code = (
+        "import sys, teran_client, teran_client.cli\n"
+        "from importlib.metadata import entry_points\n"
+        "for e in entry_points(group='teran.commands'): e.load()(teran_client.cli.app)\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,249 @@
+"""Bundles become checked graphs and complete repositories, or nothing changes."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from teran.errors import CheckpointError, ExportError
+from teran.model import Pooling, TeranModel
+from teran_export import ExportOptions, export, publish
+from teran_export.calibration import CalibrationData
+from teran_export.engines import ENGINES
+from teran_export.gate import Gate
+from teran_export.graphs import (
+    ALIGNMENT,
+    GRAPHS,
+    TEXTUAL_ENCODER,
+    VISUAL_ENCODER,
+    check_graph,
+    random_inputs,
+    write_graph,
+)
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def graphs(tiny_model: TeranModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("graphs")
+    for graph in GRAPHS:
+        assert write_graph(graph, tiny_model, directory) <= graph.tolerance
+    return directory
+
+
+@pytest.fixture(scope="module")
+def published(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("published") / "repository"
+    result = export(ExportOptions(tiny_bundle, out, "onnxruntime"))
+    assert result.built
+    return out
+
+
+def test_graphs_keep_every_layer(graphs: Path) -> None:
+    """Layers with different weights must not have been merged."""
+    model = onnx.load(VISUAL_ENCODER.path(graphs))
+    layers = TINY.visual_layers + TINY.joint_layers
+    matmuls = sum(node.op_type in ("MatMul", "Gemm") for node in model.graph.node)
+    assert matmuls == layers * 6 + 4
+    assert any("transformer.layers.1.attention.qkv" in node.name for node in model.graph.node)
+
+
+@pytest.mark.parametrize("mode", list(Pooling))
+def test_alignment_graph_of_every_pooling(
+    tiny_model: TeranModel, tmp_path: Path, mode: Pooling
+) -> None:
+    model = TeranModel(dataclasses.replace(TINY, pooling=mode))
+    assert write_graph(ALIGNMENT, model, tmp_path) < 1e-3
+
+
+def test_a_wrong_graph_is_noticed(graphs: Path, tiny_model: TeranModel) -> None:
+    other = TeranModel(TINY).eval()
+    module = TEXTUAL_ENCODER.module(other)
+    assert isinstance(module, nn.Module)
+    error = check_graph(TEXTUAL_ENCODER, module, TINY, TEXTUAL_ENCODER.path(graphs))
+    assert error > TEXTUAL_ENCODER.tolerance
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_precision_gives_the_models_embeddings(
+    graphs: Path, tiny_model: TeranModel, tmp_path: Path, engine: str
+) -> None:
+    for precision in ENGINES[engine].precisions():
+        for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER):
+            folder = tmp_path / f"{precision}-{graph.name}"
+            folder.mkdir()
+            samples = [random_inputs(graph, TINY, (8, 16), seed) for seed in range(8)]
+            ENGINES[engine].build(graph, graph.path(graphs), folder, precision, samples)
+            inputs = random_inputs(graph, TINY, (3, 20), seed=99)
+            result = ENGINES[engine].load(graph, folder, precision)(inputs)[graph.outputs[0]]
+            module = graph.module(tiny_model)
+            with torch.inference_mode():
+                expected = module(*map(torch.from_numpy, inputs.values())).numpy()
+            mask = np.abs(expected).max(-1) > 0
+            ours, theirs = result[mask], expected[mask]
+            cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1)
+            assert cosine.mean() > {"fp32": 0.99999, "bf16": 0.999, "int8": 0.98}[precision]
+            assert not result[~mask].any()
+
+
+def test_published_repository_is_complete(published: Path) -> None:
+    manifest = json.loads((published / "manifest.json").read_text())
+    assert manifest["precision"] == "fp32"
+    assert set(manifest["graphs"]) == {graph.name for graph in GRAPHS}
+    assert manifest["checks"]["fp32"]["refused"] is None
+    for name, size in manifest["files"].items():
+        assert (published / name).stat().st_size == size
+    assert {path.parent.name for path in published.glob("*/config.pbtxt")} == {
+        *("tokenizer", "visual_encoder", "textual_encoder"),
+        *("alignment", "encode_caption", "match"),
+    }
+
+
+def test_unchanged_request_is_a_no_op_and_changes_are_noticed(
+    published: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ExportOptions(tiny_bundle, published, "onnxruntime")
+    before = published.resolve()
+    assert not export(options).built
+    assert published.resolve() == before
+
+    class BuiltError(Exception):
+        pass
+
+    def build(*_: object) -> None:
+        raise BuiltError
+
+    monkeypatch.setattr(publish, "_build", build)
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    assert not export(dataclasses.replace(options, bundle=bundle)).built
+    config = json.loads((bundle / "config.json").read_text())
+    (bundle / "config.json").write_text(json.dumps({**config, "pooling": "symm"}))
+    changes = (
+        dataclasses.replace(options, bundle=bundle),
+        dataclasses.replace(options, precision="fp32"),
+        dataclasses.replace(options, engine="openvino"),
+        dataclasses.replace(options, force=True),
+    )
+    for changed in changes:
+        with pytest.raises(BuiltError):
+            export(changed)
+    monkeypatch.setattr(publish.teran, "__version__", "99")
+    with pytest.raises(BuiltError):
+        export(options)
+
+
+def test_incomplete_repository_is_rebuilt(
+    tiny_bundle: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = published / "visual_encoder" / "1" / "model.onnx"
+    content = engine.read_bytes()
+    engine.write_bytes(content[:-1])
+    try:
+        monkeypatch.setattr(publish, "_build", lambda *_: pytest.fail("expected"))
+        with pytest.raises(pytest.fail.Exception, match="expected"):
+            export(ExportOptions(tiny_bundle, published, "onnxruntime"))
+    finally:
+        engine.write_bytes(content)
+
+
+def test_failure_leaves_what_was_published(
+    tiny_bundle: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, siblings = published.resolve(), sorted(published.parent.iterdir())
+    monkeypatch.setattr("teran_export.gate.MIN_MEAN_COSINE", 1.1)
+    options = ExportOptions(tiny_bundle, published, "onnxruntime", force=True)
+    with pytest.raises(ExportError, match="nothing published, no precision passed: fp32: visual"):
+        export(options)
+    assert published.resolve() == before
+    assert sorted(published.parent.iterdir()) == siblings
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"engine": "abacus"}, "no engine 'abacus'; there are openvino, onnxruntime"),
+        ({"precision": "fp64"}, "onnxruntime offers fp32 on this machine, not 'fp64'"),
+    ],
+)
+def test_impossible_requests(
+    tiny_bundle: Path, tmp_path: Path, changes: dict[str, str], reason: str
+) -> None:
+    options = ExportOptions(tiny_bundle, tmp_path / "out", "onnxruntime")
+    with pytest.raises(ExportError, match=reason):
+        export(dataclasses.replace(options, **changes))  # type: ignore[arg-type]
+
+
+def test_foreign_directories_are_not_overwritten(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ExportError, match="was not published by this command"):
+        export(ExportOptions(tiny_bundle, tmp_path / "mine", "onnxruntime"))
+
+
+def test_bundle_without_tokenizer(tiny_model: TeranModel, tmp_path: Path) -> None:
+    TeranModel(TINY).save_pretrained(tmp_path / "bundle")
+    with pytest.raises(ExportError, match=r"no tokenizer\.json"):
+        export(ExportOptions(tmp_path / "bundle", tmp_path / "out", "onnxruntime"))
+    with pytest.raises(CheckpointError, match="not a bundle"):
+        export(ExportOptions(tmp_path / "nothing", tmp_path / "out", "onnxruntime"))
+
+
+def test_gate_sees_a_worse_engine(tiny_model: TeranModel, tmp_path: Path) -> None:
+    assert tiny_model.tokenizer is not None
+    random = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "data.npz",
+        region_features=random.exponential(1.0, (12, 36, TINY.feature_dim)),
+        boxes=np.tile(np.array([0.1, 0.1, 0.6, 0.7]), (12, 36, 1)),
+        region_mask=np.ones((12, 36), bool),
+        captions=np.array([f"a dog {'abcdefghijkl'[i]} runs" for i in range(12)]),
+        image_of_caption=np.arange(12),
+    )
+    data = CalibrationData.load(tmp_path / "data.npz", TINY, tiny_model.tokenizer)
+    gate = Gate(tiny_model, data)
+    modules = {graph: graph.module(tiny_model) for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER)}
+
+    def noisy(amount: float):  # type: ignore[no-untyped-def]
+        def load(graph):  # type: ignore[no-untyped-def]
+            def run(inputs):  # type: ignore[no-untyped-def]
+                tensors = [torch.from_numpy(inputs[name]) for name in graph.inputs]
+                with torch.inference_mode():
+                    result = modules[graph](*tensors).numpy()
+                noise = np.random.default_rng(1).standard_normal(result.shape)
+                return {graph.outputs[0]: (result + amount * noise).astype(np.float32)}
+
+            return run
+
+        return load
+
+    good, bad = gate.check(noisy(0.0)), gate.check(noisy(0.3))
+    assert good.failure() is None
+    assert good.recall_drop == 0.0
+    assert "cosine" in (bad.failure() or "")
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "keys", "width"])
+def test_unusable_calibration(tiny_model: TeranModel, tmp_path: Path, damage: str) -> None:
+    assert tiny_model.tokenizer is not None
+    path = tmp_path / "data.npz"
+    if damage == "text":
+        path.write_text("nothing")
+    elif damage == "keys":
+        np.savez(path, captions=np.array(["a dog"]))
+    elif damage == "width":
+        np.savez(
+            path,
+            region_features=np.zeros((1, 2, 5)),
+            boxes=np.zeros((1, 2, 4)),
+            region_mask=np.ones((1, 2)),
+            captions=np.array(["a dog"]),
+            image_of_caption=np.zeros(1),
+        )
+    with pytest.raises(ExportError, match=r"data\.npz"):
+        CalibrationData.load(path, TINY, tiny_model.tokenizer)

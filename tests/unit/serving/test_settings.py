@@ -1,0 +1,37 @@
+"""Settings and process helpers that need no server."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from teran.errors import ServingError
+from teran.serving.canary import read_canaries
+from teran.serving.process import free_port, require_free
+from teran.serving.settings import ServeSettings, available_cores
+
+
+def test_thread_budget_is_divided() -> None:
+    shares = ServeSettings(Path(), threads=8).thread_shares()
+    assert shares == {"visual_encoder": 8, "textual_encoder": 8, "alignment": 4}
+    assert min(ServeSettings(Path(), threads=1).thread_shares().values()) == 1
+    assert ServeSettings(Path()).thread_shares()["visual_encoder"] == available_cores()
+
+
+def test_ports() -> None:
+    port = free_port("127.0.0.1")
+    require_free("127.0.0.1", port, "--grpc-port")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with pytest.raises(ServingError, match=f"port {port} .* in use; .* --grpc-port"):
+            require_free("127.0.0.1", port, "--grpc-port")
+
+
+def test_damaged_configs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="not a model repository"):
+        read_canaries(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "config.pbtxt").write_text("nonsense {")
+    with pytest.raises(ServingError, match=r"tokenizer/config\.pbtxt is damaged"):
+        read_canaries(tmp_path)
