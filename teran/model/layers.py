@@ -36,9 +36,11 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         batch, length, dim = x.shape
         q, k, v = (
-            self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            part.view(batch, length, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, dim=-1)
         )
-        weights = (torch.matmul(q * self.scale, k.transpose(-1, -2)) + bias).softmax(dim=-1)
+        logits = torch.matmul(q, k.transpose(-1, -2)) * self.scale + bias
+        weights = logits.softmax(dim=-1)
         context = torch.matmul(self.dropout(weights), v).transpose(1, 2)
         return self.out(context.reshape(batch, length, dim))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from teran_client import TeranClient
 
 from teran.serving.background import BackgroundServer
-from teran_client import TeranClient
 from tests.authors import TEXT_CONFIG, authors_config, write_checkpoint
 from tests.data import captions, images
 
@@ -64,9 +64,7 @@ def test_rank_and_match_agree(server: BackgroundServer, directory: Path) -> None
     assert len(best) == 3
     assert best[0]["score"] >= best[1]["score"] >= best[2]["score"]
     features = directory / f"{best[0]['name']}.npz"
-    matched = teran(
-        "match", features, "a dog runs", "--size", "640x480", "--json", url=server.url
-    )
+    matched = teran("match", features, "a dog runs", "--size", "640x480", "--json", url=server.url)
     report = json.loads(matched.stdout)
     assert report["score"] == pytest.approx(best[0]["score"], abs=1e-3)
     assert [entry["word"] for entry in report["words"]] == ["a", "dog", "runs"]
@@ -142,5 +140,7 @@ def test_base_install_needs_no_torch() -> None:
         "for e in entry_points(group='teran.commands'): e.load()(teran_client.cli.app)\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -55,9 +55,7 @@ def test_every_object_has_a_region_and_its_colour_is_in_the_pixels() -> None:
 def test_contrast_pairs_differ_in_one_attribute_or_a_swap(index: int) -> None:
     first, second = make_contrast_pair(index)
     changed = [
-        (a, b)
-        for a, b in zip(first.scene.objects, second.scene.objects, strict=True)
-        if a != b
+        (a, b) for a, b in zip(first.scene.objects, second.scene.objects, strict=True) if a != b
     ]
     assert len(changed) in (1, 2)
     assert first.scene.background_seed == second.scene.background_seed

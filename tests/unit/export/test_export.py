@@ -9,10 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
-
-from teran.errors import CheckpointError, ExportError
-from teran.model import Pooling, TeranModel
 from teran_export import ExportOptions, export, publish
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES
@@ -26,6 +22,10 @@ from teran_export.graphs import (
     random_inputs,
     write_graph,
 )
+from torch import nn
+
+from teran.errors import CheckpointError, ExportError
+from teran.model import Pooling, TeranModel
 from tests.conftest import TINY
 
 
@@ -55,14 +55,12 @@ def test_graphs_keep_every_layer(graphs: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", list(Pooling))
-def test_alignment_graph_of_every_pooling(
-    tiny_model: TeranModel, tmp_path: Path, mode: Pooling
-) -> None:
+def test_alignment_graph_of_every_pooling(tmp_path: Path, mode: Pooling) -> None:
     model = TeranModel(dataclasses.replace(TINY, pooling=mode))
     assert write_graph(ALIGNMENT, model, tmp_path) < 1e-3
 
 
-def test_a_wrong_graph_is_noticed(graphs: Path, tiny_model: TeranModel) -> None:
+def test_a_wrong_graph_is_noticed(graphs: Path) -> None:
     other = TeranModel(TINY).eval()
     module = TEXTUAL_ENCODER.module(other)
     assert isinstance(module, nn.Module)
@@ -134,7 +132,7 @@ def test_unchanged_request_is_a_no_op_and_changes_are_noticed(
     for changed in changes:
         with pytest.raises(BuiltError):
             export(changed)
-    monkeypatch.setattr(publish.teran, "__version__", "99")
+    monkeypatch.setattr("teran.__version__", "99")
     with pytest.raises(BuiltError):
         export(options)
 
@@ -186,7 +184,7 @@ def test_foreign_directories_are_not_overwritten(tiny_bundle: Path, tmp_path: Pa
         export(ExportOptions(tiny_bundle, tmp_path / "mine", "onnxruntime"))
 
 
-def test_bundle_without_tokenizer(tiny_model: TeranModel, tmp_path: Path) -> None:
+def test_bundle_without_tokenizer(tmp_path: Path) -> None:
     TeranModel(TINY).save_pretrained(tmp_path / "bundle")
     with pytest.raises(ExportError, match=r"no tokenizer\.json"):
         export(ExportOptions(tmp_path / "bundle", tmp_path / "out", "onnxruntime"))
