@@ -1,7 +1,7 @@
 """Judges an engine by what users would notice: its embeddings' direction, and recall."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
@@ -32,6 +32,12 @@ class EncoderCheck:
     min_cosine: float
     milliseconds: float
     """Median time of one batch of calibration data in this process."""
+    kept_in_float: tuple[str, ...] = ()
+    """Groups of layers that were not quantised, because their effect was too large."""
+
+    def passes(self) -> bool:
+        """Whether the embeddings are close enough to PyTorch's."""
+        return self.mean_cosine >= MIN_MEAN_COSINE and self.min_cosine >= MIN_COSINE
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class PrecisionCheck:
     def failure(self) -> str | None:
         """Why the precision must not be served, or None."""
         for name, check in self.encoders.items():
-            if not (check.mean_cosine >= MIN_MEAN_COSINE and check.min_cosine >= MIN_COSINE):
+            if not check.passes():
                 return (
                     f"{name}: cosine {check.mean_cosine:.4f} on average, {check.min_cosine:.4f} at "
                     f"worst; at least {MIN_MEAN_COSINE} and {MIN_COSINE} are needed"
@@ -79,20 +85,22 @@ class Gate:
             }
         self._recall = self._recall_of(self._expected)
 
-    def check(self, load: Callable[[Graph], Run]) -> PrecisionCheck:
+    def check(
+        self,
+        load: Callable[[Graph], Run],
+        kept_in_float: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> PrecisionCheck:
         """Run both encoders of one precision on all data.
 
         Args:
             load: gives the loaded engine of a graph; one is held at a time.
+            kept_in_float: per graph the groups of layers that were not quantised.
         """
         checks, embeddings = {}, {}
         for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER):
-            result, milliseconds = self._embeddings(graph, load(graph))
-            embeddings[graph.name] = result
-            cosine = self._cosine(graph, result)
-            checks[graph.name] = EncoderCheck(
-                round(float(cosine.mean()), 6), round(float(cosine.min()), 6), milliseconds
-            )
+            check, embeddings[graph.name] = self.check_encoder(graph, load(graph))
+            kept = (kept_in_float or {}).get(graph.name, ())
+            checks[graph.name] = replace(check, kept_in_float=kept)
         recall = self._recall_of(embeddings)
         drop = None
         if recall and self._recall:
@@ -100,9 +108,12 @@ class Gate:
             drop = round(max(abs(ours - theirs) for ours, theirs in pairs), 3)
         return PrecisionCheck(checks, drop)
 
-    def mean_cosine(self, graph: Graph, run: Run) -> float:
-        """Mean cosine of one encoder's embeddings with PyTorch's."""
-        return float(self._cosine(graph, self._embeddings(graph, run)[0]).mean())
+    def check_encoder(self, graph: Graph, run: Run) -> tuple[EncoderCheck, Floats]:
+        """Run one encoder on all data: how close it comes, and its embeddings."""
+        result, milliseconds = self._embeddings(graph, run)
+        cosine = self._cosine(graph, result)
+        mean, least = round(float(cosine.mean()), 6), round(float(cosine.min()), 6)
+        return EncoderCheck(mean, least, milliseconds), result
 
     def _embeddings(self, graph: Graph, run: Run) -> tuple[Floats, float]:
         results, times = [], []

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,19 @@ from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES, Engine
-from teran_export.gate import Gate, PrecisionCheck, choose
-from teran_export.graphs import ALIGNMENT, GRAPHS, TEXTUAL_ENCODER, VISUAL_ENCODER, write_graph
+from teran_export.engines.base import Run
+from teran_export.gate import EncoderCheck, Gate, PrecisionCheck, choose
+from teran_export.graphs import (
+    ALIGNMENT,
+    GRAPHS,
+    TEXTUAL_ENCODER,
+    VISUAL_ENCODER,
+    Graph,
+    write_graph,
+)
 from teran_export.manifest import Manifest
 from teran_export.repository import Limits, RepositoryBuilder
+from teran_export.sensitivity import keep_in_float
 
 AUTO = "auto"
 ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
@@ -192,13 +202,23 @@ def _engine_directory(work: Path, precision: str, graph: str) -> Path:
 def _try(
     engine: Engine, precision: str, gate: Gate, data: CalibrationData, work: Path
 ) -> PrecisionCheck:
-    for graph in ENCODERS:
+    """Build both encoders in one precision and check them."""
+
+    def load(graph: Graph) -> Run:
+        return engine.load(graph, _engine_directory(work, precision, graph.name), precision)
+
+    def build(graph: Graph, groups: tuple[str, ...] = ()) -> EncoderCheck:
         directory = _engine_directory(work, precision, graph.name)
-        directory.mkdir(parents=True)
-        engine.build(graph, graph.path(work), directory, precision, data.batches(graph))
-    return gate.check(
-        lambda graph: engine.load(graph, _engine_directory(work, precision, graph.name), precision)
-    )
+        directory.mkdir(parents=True, exist_ok=True)
+        source, samples = graph.path(work), data.batches(graph)
+        engine.build(graph, source, directory, precision, samples, groups)
+        return gate.check_encoder(graph, load(graph))[0]
+
+    kept: dict[str, tuple[str, ...]] = {}
+    for graph in ENCODERS:
+        if not build(graph).passes() and precision == "int8":
+            kept[graph.name] = keep_in_float(partial(build, graph))
+    return gate.check(load, kept)
 
 
 def _summary(check: PrecisionCheck) -> str:

@@ -117,7 +117,8 @@ class TeranConfig:
             if text is None:
                 text = TextConfig()
             elif not isinstance(text, TextConfig):
-                text = TextConfig.from_dict(text)
+                to_dict = getattr(text, "to_dict", None)  # transformers' BertConfig
+                text = TextConfig.from_dict(to_dict() if to_dict else text)
             text = dataclasses.replace(
                 text, num_hidden_layers=int(text_model["extraction-hidden-layer"])
             )

@@ -21,9 +21,23 @@ class Engine(Protocol):
         """The precisions this host can run, from the plainest to the most reduced."""
 
     def build(
-        self, graph: Graph, source: Path, directory: Path, precision: str, samples: Iterable[Arrays]
+        self,
+        graph: Graph,
+        source: Path,
+        directory: Path,
+        precision: str,
+        samples: Iterable[Arrays],
+        kept_in_float: Sequence[str] = (),
     ) -> None:
         """Compile the ONNX file `source` into `directory`.
+
+        Args:
+            graph: what the file holds.
+            source: the ONNX file.
+            directory: where the engine goes.
+            precision: one of `precisions()`.
+            samples: inputs to calibrate on.
+            kept_in_float: parts of layer names that must not be quantised.
 
         Raises:
             ExportError: it can't be compiled.

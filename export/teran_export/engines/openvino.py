@@ -25,12 +25,18 @@ class OpenVinoEngine:
         return [p for p in ("fp32", "bf16", "int8") if p.upper() in capabilities]
 
     def build(
-        self, graph: Graph, source: Path, directory: Path, precision: str, samples: Iterable[Arrays]
+        self,
+        graph: Graph,
+        source: Path,
+        directory: Path,
+        precision: str,
+        samples: Iterable[Arrays],
+        kept_in_float: Sequence[str] = (),
     ) -> None:
         model = self._core.read_model(source)
         model.set_friendly_name(graph.name)
         if precision == "int8":
-            model = _quantise(model, list(samples))
+            model = _quantise(model, list(samples), kept_in_float)
         openvino.save_model(model, directory / self.files[0], compress_to_fp16=False)
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:
@@ -55,8 +61,16 @@ class OpenVinoEngine:
         return {"openvino": openvino.__version__, "nncf": nncf.__version__}
 
 
-def _quantise(model: openvino.Model, samples: list[Arrays]) -> openvino.Model:
+def _quantise(
+    model: openvino.Model, samples: list[Arrays], kept_in_float: Sequence[str]
+) -> openvino.Model:
     """Quantise weights and activations to int8; LayerNorm, softmax and GELU stay in float."""
+    kept = [
+        node.get_friendly_name()
+        for node in model.get_ops()
+        if any(part in node.get_friendly_name() for part in kept_in_float)
+        and node.get_type_name() == "MatMul"
+    ]
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf.quantize(
         model,
@@ -64,4 +78,5 @@ def _quantise(model: openvino.Model, samples: list[Arrays]) -> openvino.Model:
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
+        ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
     )

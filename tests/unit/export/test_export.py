@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from teran_export import ExportOptions, export, publish
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES
-from teran_export.gate import Gate
+from teran_export.gate import EncoderCheck, Gate
 from teran_export.graphs import (
     ALIGNMENT,
     GRAPHS,
@@ -26,6 +27,7 @@ from torch import nn
 
 from teran.errors import CheckpointError, ExportError
 from teran.model import Pooling, TeranModel
+from teran_export.sensitivity import GROUPS, keep_in_float
 from tests.conftest import TINY
 
 
@@ -224,6 +226,39 @@ def test_gate_sees_a_worse_engine(tiny_model: TeranModel, tmp_path: Path) -> Non
     assert good.failure() is None
     assert good.recall_drop == 0.0
     assert "cosine" in (bad.failure() or "")
+
+
+def test_layers_are_kept_in_float_by_measured_effect() -> None:
+    harm = dict.fromkeys(GROUPS, 0.001) | {"contract": 0.03, "expand": 0.01}
+    tried = []
+
+    def build(groups: tuple[str, ...]) -> EncoderCheck:
+        tried.append(groups)
+        cosine = 1.0 - sum(loss for group, loss in harm.items() if group not in groups)
+        return EncoderCheck(cosine, 0.96, 1.0)
+
+    assert keep_in_float(build) == ("contract", "expand")
+    assert tried[-1] == ("contract", "expand"), "what is served must be what was chosen"
+
+
+def test_int8_keeps_named_layers_in_float(graphs: Path, tmp_path: Path) -> None:
+    def quantised(*kept: str) -> int:
+        samples = [random_inputs(TEXTUAL_ENCODER, TINY, (8, 16), seed) for seed in range(4)]
+        folder = tmp_path / "-".join(("int8", *kept)).replace("/", "")
+        folder.mkdir()
+        source, engine = TEXTUAL_ENCODER.path(graphs), ENGINES["openvino"]
+        engine.build(TEXTUAL_ENCODER, source, folder, "int8", samples, kept)
+        model = openvino.Core().read_model(folder / "model.xml")
+        return sum(
+            op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.i8
+            for op in model.get_ops()
+        )
+
+    layers = TINY.text.num_hidden_layers + TINY.joint_layers
+    whole = quantised()
+    assert whole >= layers * 4
+    assert quantised("contract") == whole - layers
+    assert quantised("contract", "expand") == whole - 2 * layers
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "keys", "width"])
