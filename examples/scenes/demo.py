@@ -1,8 +1,10 @@
 """The demo: export, serve, encode 1,000 unseen scenes over gRPC, rank them, show what was found."""
 
 import argparse
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -12,6 +14,7 @@ from rich.table import Table
 from teran_client import ImageRegions, TeranClient
 from teran_export import ExportOptions, export
 
+from benchmarks import machine
 from examples.scenes.dataset import Sample, make_contrast_pair, make_split
 from examples.scenes.judge import contrast_hits, noun_hits
 from examples.scenes.report import Query, write_report
@@ -185,6 +188,13 @@ def main() -> None:
             print_findings(findings)
             console.rule("4. queries")
             queries = run_queries(client, samples)
+    results = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "make demo",
+        "machine": machine.describe(),
+        "results": asdict(findings),
+    }
+    (options.out / "scenes.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "index.html"
     write_report(page, findings, queries, samples)
     console.rule("done")

@@ -1,7 +1,9 @@
 """One `tritonserver` process: started with the right files around it, stopped without leftovers."""
 
+import ctypes
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +21,9 @@ from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
 _SHM = Path("/dev/shm")
 _SHM_NAME = "teran-{pid}-"
-_SHM_OWNER = re.compile(r"teran-(\d+)-")
+_RUNTIME_NAME = "teran-serve-{pid}-"
+_OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
+_PR_SET_PDEATHSIG = 1
 _IMPORTANT = re.compile(r"[EWF]\d{4} ")
 _NO_GPU = re.compile(r"CUDA|CudaDriver|pinned|NVML|DCGM")
 """What Triton warns of on every host without a GPU."""
@@ -28,15 +32,23 @@ _CASUALTY_PATIENCE = 5.0
 """Seconds a server may take to stop that waits for a model process which is gone."""
 
 
-def remove_stale_shared_memory() -> list[str]:
-    """Remove the shared memory of servers that died without cleaning up; returns what went."""
+def remove_leftovers() -> list[str]:
+    """Remove the shared memory and folders of servers that were killed; returns what went."""
     removed = []
-    for path in _SHM.glob("teran-*") if _SHM.is_dir() else ():
-        owner = _SHM_OWNER.match(path.name)
+    for path in (*_SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*")):
+        owner = _OWNER.match(path.name)
         if owner and not psutil.pid_exists(int(owner[1])):
-            path.unlink(missing_ok=True)
-            removed.append(path.name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            removed.append(str(path))
     return removed
+
+
+def _die_with_parent() -> None:
+    """Have the kernel stop the server when its supervisor is gone, even if that was killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port(host: str) -> int:
@@ -73,7 +85,7 @@ class TritonProcess:
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
         self._seen: set[psutil.Process] = set()
-        self._runtime = tempfile.TemporaryDirectory(prefix="teran-serve-")
+        self._runtime = tempfile.TemporaryDirectory(prefix=_RUNTIME_NAME.format(pid=os.getpid()))
         backends = Path(self._runtime.name)
         installation.lay_out_backends(backends)
         self._tail: deque[str] = deque(maxlen=400)
@@ -85,6 +97,7 @@ class TritonProcess:
             text=True,
             errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once
+            preexec_fn=_die_with_parent,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()

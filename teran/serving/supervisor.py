@@ -57,8 +57,8 @@ class Supervisor:
         Raises:
             ServingError: the server did not become ready.
         """
-        for name in process.remove_stale_shared_memory():
-            self._report(f"removed stale shared memory {name}")
+        for path in process.remove_leftovers():
+            self._report(f"removed {path}, left behind by a server that was killed")
         health = HealthServer(self.settings.host, self.settings.health_port, self._state)
         channel, self._stub = connect(self.settings.host, self.settings.grpc_port)
         previous = {

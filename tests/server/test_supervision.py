@@ -1,6 +1,5 @@
 """`teran serve` through deaths, restarts and wrong starts."""
 
-import os
 import shutil
 import signal
 import socket
@@ -76,10 +75,8 @@ def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path
         with TeranClient(first.url, batch_size=2, in_flight=1, timeout=60) as client:
             stream = client.encode_captions(f"a dog {i % 7} runs" for i in range(400))
             results += [next(stream).word_embeddings for _ in range(10)]
-            os.killpg(first.process.pid, signal.SIGKILL)
-            for child in psutil.process_iter(["cmdline"]):
-                if any(grpc_port in part for part in child.info["cmdline"] or []):
-                    child.kill()
+            for process in (*children(first), psutil.Process(first.process.pid)):
+                process.kill()
             collected = threading.Thread(
                 target=lambda: results.extend(one.word_embeddings for one in stream)
             )
@@ -180,6 +177,13 @@ def test_raw_flags_reach_the_server(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with background_server(repository, "--verbose", "--", "--id=my-server", log=log):
         assert "my-server" in log.read_text()
+
+
+def test_server_ends_with_its_supervisor(repository: Path, tmp_path: Path) -> None:
+    with background_server(repository, log=tmp_path / "log") as server:
+        processes = children(server)
+        server.process.kill()
+        assert wait_for(lambda: not any(process.is_running() for process in processes))
 
 
 def test_stale_shared_memory_is_removed(repository: Path, tmp_path: Path) -> None:

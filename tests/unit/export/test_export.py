@@ -23,11 +23,11 @@ from teran_export.graphs import (
     random_inputs,
     write_graph,
 )
+from teran_export.sensitivity import GROUPS, keep_in_float
 from torch import nn
 
 from teran.errors import CheckpointError, ExportError
 from teran.model import Pooling, TeranModel
-from teran_export.sensitivity import GROUPS, keep_in_float
 from tests.conftest import TINY
 
 
