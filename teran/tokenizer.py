@@ -189,6 +189,7 @@ class CaptionTokenizer:
             ids, tokens = ids[: self._limit - 1], tokens[: self._limit - 1]
         if not verbatim:
             if len(ids) > 1 and not _is_punctuation(tokens[-1]):
+                truncated = truncated or len(ids) > self._limit - 2
                 ids = [*ids[: self._limit - 2], self._stop]
                 tokens = [*tokens[: self._limit - 2], "."]
             if len(ids) < 3:

@@ -201,9 +201,13 @@ class AsyncTeranClient:
             captions: sentences, or what `encode_captions` returned.
             timeout: seconds for each request.
         """
-        words, regions = await asyncio.gather(
-            self._encoded_captions(captions, timeout), self._encoded_images(images, timeout)
-        )
+        for i, image in enumerate(images):
+            if not isinstance(image, ImageRegions | np.ndarray):
+                raise TeranInputError(
+                    f"image {i} is {type(image).__name__}, expected ImageRegions or embeddings"
+                )
+        words = await self._encoded_captions(captions, timeout)
+        regions = await self._encoded_images(images, timeout)
         return await self._align(regions, [word.word_embeddings for word in words], timeout)
 
     async def match(
@@ -368,7 +372,12 @@ class AsyncTeranClient:
         corners = [
             (r, c) for r in range(0, len(regions), block) for c in range(0, len(words), wide)
         ]
-        await asyncio.gather(*(part(*corner) for corner in corners))
+        parts = [asyncio.create_task(part(*corner)) for corner in corners]
+        try:
+            await asyncio.gather(*parts)
+        finally:  # one that fails ends the others
+            for unfinished in parts:
+                unfinished.cancel()
         return scores
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from teran.errors import TeranError, TeranInputError
 from teran_client.channel import Tls
-from teran_client.images import ImageRegions, read_directory
+from teran_client.images import Floats, ImageRegions, read_directory
 from teran_client.results import Match
 from teran_client.sync import TeranClient
 
@@ -73,6 +74,17 @@ def _size(text: str | None) -> tuple[float, float] | None:
         raise TeranInputError(f"--size is {text!r}, expected WIDTHxHEIGHT") from error
 
 
+def _save(out: Path, arrays: dict[str, Floats]) -> None:
+    """Write an .npz whose arrays may have any name, exactly at `out`."""
+    try:
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+    except OSError as error:
+        raise TeranInputError(f"can't write {out}: {error}") from error
+
+
 @encode.command("images")
 def encode_images(
     directory: Annotated[Path, typer.Argument(help="Holds <id>.npz and <id>.npy of every image.")],
@@ -90,7 +102,7 @@ def encode_images(
     images = list(read_directory(directory, _size(size)))
     with _client(url, timeout, ca, header, progress=True) as client:
         embeddings = client.encode_images(images)
-    np.savez(out, **{image.name: one for image, one in zip(images, embeddings, strict=True)})
+    _save(out, {image.name: one for image, one in zip(images, embeddings, strict=True)})
     typer.echo(f"{len(images)} images written to {out}")
 
 
@@ -115,7 +127,7 @@ def encode_captions(
     lines = text.splitlines()
     with _client(url, timeout, ca, header, progress=True) as client:
         encoded = client.encode_captions(lines, verbatim=verbatim)
-    np.savez(out, **{str(i): one.word_embeddings for i, one in enumerate(encoded)})
+    _save(out, {str(i): one.word_embeddings for i, one in enumerate(encoded)})
     cut = sum(one.truncated for one in encoded)
     typer.echo(f"{len(lines)} captions written to {out}" + (f", {cut} of them cut" if cut else ""))
 

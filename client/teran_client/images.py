@@ -1,7 +1,7 @@
 """An image as TERAN takes it: region features and boxes, checked before anything is sent."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,12 +121,15 @@ def read_directory(
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise TeranInputError(f"{folder} holds no .npz files")
-    sizes: dict[str, Sequence[float]] = {}
+    sizes: dict[str, tuple[float, float]] = {}
     if (folder / "sizes.json").is_file():
-        sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+        try:
+            content = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+            sizes = {name: (float(w), float(h)) for name, (w, h) in content.items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise TeranInputError(f"{folder}/sizes.json can't be read: {error}") from error
     for path in paths:
-        known = sizes.get(path.stem)
-        yield ImageRegions.from_files(path, size=(known[0], known[1]) if known else size)
+        yield ImageRegions.from_files(path, size=sizes.get(path.stem, size))
 
 
 def _as_floats(values: npt.ArrayLike, what: str) -> Floats:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,25 +54,34 @@ async def pipeline(
         async with limit:
             return await send(batch)
 
+    def send_all(chunk: list[Item]) -> None:
+        order = sorted(range(len(chunk)), key=lambda i: length(chunk[i]))
+        places: dict[int, tuple[asyncio.Task[Sequence[Result]], int]] = {}
+        for start in range(0, len(order), batch_size):
+            members = order[start : start + batch_size]
+            task = asyncio.create_task(limited([chunk[i] for i in members]))
+            places.update({i: (task, position) for position, i in enumerate(members)})
+        waiting.extend(places[i] for i in range(len(chunk)))
+
+    reading: asyncio.Task[list[Item]] | None = None
     try:
         while True:
-            if not exhausted and len(waiting) < window:
-                chunk = await _take(source, window)
-                exhausted = len(chunk) < window
-                order = sorted(range(len(chunk)), key=lambda i: length(chunk[i]))
-                places: list[tuple[asyncio.Task[Sequence[Result]], int]] = [None] * len(chunk)  # type: ignore[list-item]
-                for start in range(0, len(order), batch_size):
-                    members = order[start : start + batch_size]
-                    task = asyncio.create_task(limited([chunk[i] for i in members]))
-                    for position, i in enumerate(members):
-                        places[i] = (task, position)
-                waiting.extend(places)
-            if not waiting:
+            if reading is None and not exhausted and len(waiting) < window:
+                reading = asyncio.create_task(_take(source, window))
+            # What is there already does not wait for the source, nor suffer from its failure.
+            if reading and (not waiting or (reading.done() and not reading.exception())):
+                chunk = await reading
+                reading, exhausted = None, len(chunk) < window
+                send_all(chunk)
+            elif waiting:
+                task, position = waiting.popleft()
+                yield (await task)[position]
+            else:
                 return
-            task, position = waiting.popleft()
-            yield (await task)[position]
     finally:
-        left = {task for task, _ in waiting}
+        left: set[asyncio.Task[Any]] = {task for task, _ in waiting}
+        if reading:
+            left.add(reading)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)

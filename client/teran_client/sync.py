@@ -3,8 +3,10 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar, cast, overload
 
+from teran.errors import TeranError
 from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
 from teran_client.channel import Tls
 from teran_client.images import Floats, ImageRegions
@@ -12,6 +14,8 @@ from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
 
 Result = TypeVar("Result")
+_INTERRUPT_PATIENCE = 5.0
+"""Seconds an interrupted call gets to end."""
 
 
 class TeranClient:
@@ -52,6 +56,7 @@ class TeranClient:
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teran-client", daemon=True
         )
+        self._closing, self._closed = threading.Lock(), False
         self._thread.start()
 
     def __enter__(self) -> "TeranClient":
@@ -61,19 +66,46 @@ class TeranClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the client can't be used afterwards."""
-        if self._thread.is_alive():
-            self._wait(self._client.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        """Close the connection and end what is under way; the client can't be used afterwards."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _shut_down(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self._client.close()
 
     def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run `work` on the loop and wait for it; when interrupted, wait until it has ended."""
+        if self._closed:
+            work.close()
+            raise TeranError("the client is closed")
+        ended = threading.Event()
+
+        async def run() -> Result:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
         try:
             return future.result()
-        except BaseException:  # Ctrl-C included: nothing goes on behind the caller's back
-            future.cancel()
+        except CancelledError as error:
+            raise TeranError("the client was closed during the call") from error
+        except BaseException:
+            if not future.done():  # Ctrl-C: nothing goes on behind the caller's back
+                future.cancel()
+                ended.wait(_INTERRUPT_PATIENCE)
             raise
 
     def _iterate(self, results: AsyncIterator[Result]) -> Iterator[Result]:
@@ -87,7 +119,7 @@ class TeranClient:
             while (step := self._wait(following()))[0]:
                 yield step[1]
         finally:
-            if hasattr(results, "aclose"):
+            if hasattr(results, "aclose") and not self._closed:
                 self._wait(results.aclose())
 
     def is_ready(self) -> bool:

@@ -57,14 +57,16 @@ def write_calibration(path: Path, scenes: int = 200) -> None:
     samples = make_split("val", scenes)
     captions = [caption.text for sample in samples for caption in sample.captions]
     features = np.stack([sample.features for sample in samples])
+    partial = path.with_suffix(".partial.npz")
     np.savez(
-        path,
+        partial,
         region_features=features,
         boxes=np.stack([sample.boxes for sample in samples]),
         region_mask=np.ones(features.shape[:2], bool),
         captions=np.array(captions),
         image_of_caption=np.repeat(np.arange(len(samples)), len(captions) // len(samples)),
     )
+    partial.replace(path)
 
 
 def measure(client: TeranClient, samples: list[Sample], precision: str) -> Findings:

@@ -1,5 +1,6 @@
 """The data an engine is calibrated on and judged by."""
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class CalibrationData:
                 }
                 captions = [str(caption) for caption in archive["captions"]]
                 owner = archive["image_of_caption"].astype(np.int64)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ExportError(f"can't use {path} for calibration: {error}") from error
         if images["region_features"].shape[2] != config.feature_dim:
             raise ExportError(

@@ -5,6 +5,7 @@ moves the link. The previous directory stays, so that a server running from it i
 """
 
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from teran_export.repository import Limits, RepositoryBuilder
 from teran_export.sensitivity import keep_in_float
 
 AUTO = "auto"
+_MODEL = (Path(teran.__file__).parent / "model", Path(teran.__file__).parent / "tokenizer.py")
 ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
 Report = Callable[[str], None]
 
@@ -124,7 +126,7 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "calibration": manifest.hash_tree(calibration) if calibration else None,
         "limits": asdict(options.limits),
         "versions": {"teran": teran.__version__, **engine.versions()},
-        "sources": manifest.hash_tree(MODEL_REPOSITORY, BACKENDS, Path(__file__).parent),
+        "sources": manifest.hash_tree(MODEL_REPOSITORY, BACKENDS, Path(__file__).parent, *_MODEL),
         "machine": platform.machine(),
         "precisions": list(engine.precisions()),
     }
@@ -238,6 +240,7 @@ def _swap(repository: Path, out: Path) -> None:
     link = out.parent / f".{out.name}.{stamp}.link"
     link.symlink_to(target.name)
     link.replace(out)
-    for old in out.parent.glob(f".{out.name}.*"):
-        if old.is_dir() and not old.is_symlink() and old not in (target, previous):
+    published = re.compile(re.escape(f".{out.name}.") + r"\d{8}T\d{12}")
+    for old in out.parent.iterdir():
+        if published.fullmatch(old.name) and old.is_dir() and old not in (target, previous):
             shutil.rmtree(old, ignore_errors=True)

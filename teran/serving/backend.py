@@ -72,7 +72,7 @@ class EngineBackend(ABC):
                 accepted.append((i, inputs))
         batches = [accepted] if self._batched else [[one] for one in accepted]
         for batch in filter(None, batches):
-            for (i, _), outputs in zip(batch, self._run_batch(batch), strict=True):
+            for (i, _), outputs in zip(batch, self._run_batch(batch, len(batches)), strict=True):
                 wanted = requests[i].requested_output_names()
                 chosen = {name: outputs[name] for name in self._outputs if name in wanted}
                 if all(np.isfinite(value).all() for value in chosen.values()):
@@ -82,10 +82,15 @@ class EngineBackend(ABC):
                     responses[i] = _refuse("the inputs lead to no finite result")
         return responses
 
-    def _run_batch(self, batch: list[tuple[int, Arrays]]) -> list[Arrays]:
-        """Run the engine once and give every request its rows."""
+    def _run_batch(self, batch: list[tuple[int, Arrays]], runs: int) -> list[Arrays]:
+        """Run the engine once and give every request its rows.
+
+        An engine may use its output's memory again: where an execution takes several runs, they
+        are copied.
+        """
         if len(batch) == 1:
-            return [self._run(batch[0][1])]
+            outputs = self._run(batch[0][1])
+            return [outputs if runs == 1 else {k: v.copy() for k, v in outputs.items()}]
         joined = {
             name: np.concatenate([inputs[name] for _, inputs in batch]) for name in self._inputs
         }

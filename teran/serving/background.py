@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teran.errors import ServingError
-from teran.serving.process import free_port
+from teran.serving.process import die_with_parent, free_port
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def background_server(
             stdout=output if log else None,
             stderr=subprocess.STDOUT if log else None,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         server = BackgroundServer(
             f"{host}:{ports['grpc']}",

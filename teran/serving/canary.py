@@ -78,6 +78,11 @@ def connect(host: str, port: int) -> tuple[Any, Any]:
     """A channel to the server, and the stub that calls it."""
     channel = grpc.insecure_channel(
         f"{host}:{port}",
-        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ],
     )
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ _SHM_NAME = "teran-{pid}-"
 _RUNTIME_NAME = "teran-serve-{pid}-"
 _OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 _IMPORTANT = re.compile(r"[EWF]\d{4} ")
 _NO_GPU = re.compile(r"CUDA|CudaDriver|pinned|NVML|DCGM")
 """What Triton warns of on every host without a GPU."""
@@ -37,18 +39,20 @@ def remove_leftovers() -> list[str]:
     removed = []
     for path in (*_SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*")):
         owner = _OWNER.match(path.name)
-        if owner and not psutil.pid_exists(int(owner[1])):
+        if not owner or psutil.pid_exists(int(owner[1])):
+            continue
+        with suppress(OSError):  # another user's, or gone already
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)
+                path.unlink()
             removed.append(str(path))
     return removed
 
 
-def _die_with_parent() -> None:
-    """Have the kernel stop the server when its supervisor is gone, even if that was killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_parent() -> None:
+    """Have the kernel stop a child process when its parent is gone, even if that was killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port(host: str) -> int:
@@ -97,7 +101,7 @@ class TritonProcess:
             text=True,
             errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
@@ -135,7 +139,8 @@ class TritonProcess:
         for line in self._process.stdout:
             self._tail.append(line.rstrip())
             if self._settings.verbose or (_IMPORTANT.match(line) and not _NO_GPU.search(line)):
-                sys.stderr.write(line)
+                with suppress(OSError, ValueError):  # nobody listens; Triton must not wait for us
+                    sys.stderr.write(line)
 
     @property
     def status(self) -> int | None:
@@ -196,7 +201,7 @@ class TritonProcess:
         """Wait for the end of the server, and remove what it left behind."""
         status = self._process.wait()
         for process in self._seen:
-            if process.is_running():  # and not another one that was given its id
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._reader.join(timeout=5)
         self._runtime.cleanup()

@@ -40,14 +40,17 @@ class Supervisor:
         Raises:
             ServingError: no server, a broken repository, or a port in use.
         """
-        self._installation = installation.find()
+        # The link may move to a newer repository meanwhile; restarts stay with this one.
         check_repository(settings.repository)
-        self._canaries = read_canaries(settings.repository.resolve())
+        settings = dataclasses.replace(settings, repository=settings.repository.resolve())
+        self._installation = installation.find()
+        self._canaries = read_canaries(settings.repository)
         self.settings = _resolve_ports(settings)
         self._report = report
         self._state = HealthState()
         self._stop = threading.Event()
         self._signals = 0
+        self._kill: Callable[[], None] = lambda: None
         self._canary_timeout = 2 * settings.check_interval
         self._slow: dict[str, tuple[int, int]] = {}
 
@@ -79,11 +82,12 @@ class Supervisor:
         self._signals += 1
         self._stop.set()
         if self._signals > 1:
-            self._process.kill()
+            self._kill()
 
     def _serve(self) -> int:
         for attempt in range(_RESTARTS + 1):
             self._process = TritonProcess(self.settings, self._installation)
+            self._kill = self._process.kill
             try:
                 self._wait_until_ready()
                 if not self._stop.is_set():
@@ -101,8 +105,10 @@ class Supervisor:
             if self._stop.is_set():
                 self._report("stopping")
             status = self._process.stop()
+            if self._stop.is_set():
+                return 0 if self._process.was_killed else max(status, 0)
             if healthy:
-                return 0 if self._stop.is_set() and self._process.was_killed else status
+                return status
             self._report(f"restarting the server ({attempt + 1} of {_RESTARTS})")
         raise ServingError(f"the models kept failing after {_RESTARTS} restarts of the server")
 
@@ -161,7 +167,7 @@ class Supervisor:
             self._process.has_casualties = True
             self._report(f"{canary.model} does not answer; loading it again")
             if not self._reload(canary.model):
-                return self._process.status is not None
+                return self._stop.is_set() or self._process.status is not None
             if canary.run(self._stub, self._canary_timeout) is not Health.ALIVE:
                 return False
             self._state.set_model(canary.model, True)
@@ -177,7 +183,12 @@ class Supervisor:
             load.parameters["config"].string_param = MessageToJson(
                 config, preserving_proto_field_name=True
             )
-            self._stub.RepositoryModelLoad(load, timeout=limit)
+            loading = self._stub.RepositoryModelLoad.future(load, timeout=limit)
+            while not loading.done():
+                if self._stop.wait(_POLL):
+                    loading.cancel()
+                    return False
+            loading.result()
         except grpc.RpcError as error:
             self._report(f"{model} can't be loaded: {error.details()}")
             return False

@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any
 
@@ -190,5 +191,12 @@ class Trainer:
             self.state = TrainingState(**saved["state"])
             self.random.set_state(saved["random"])
             torch.set_rng_state(saved["torch_random"])
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (
+            RuntimeError,
+            LookupError,
+            ValueError,
+            TypeError,
+            EOFError,
+            UnpicklingError,
+        ) as error:
             raise CheckpointError(f"{path} does not fit this run: {error}") from error

@@ -1,12 +1,20 @@
 """What the server answers equals the same model in PyTorch, whatever else is going on."""
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from teran_client import AsyncTeranClient, EncodedCaption, ImageRegions, TeranClient
+from teran_client import (
+    AsyncTeranClient,
+    EncodedCaption,
+    ImageRegions,
+    TeranClient,
+    TeranError,
+    TeranInputError,
+)
 from tritonclient.grpc import service_pb2
 
 from teran.model import TeranModel
@@ -139,3 +147,34 @@ def test_profile_accounts_for_the_time(client: TeranClient) -> None:
     assert 0 < profile.client < profile.total
     assert all(compute > 0 for _, compute in profile.models.values())
     assert "textual_encoder: queue" in str(profile)
+
+
+def test_a_closed_client_says_so(server: BackgroundServer) -> None:
+    client = TeranClient(server.url)
+    stream = client.encode_captions(iter(captions(500)))
+    next(stream)
+    client.close()
+    client.close()
+    with pytest.raises(TeranError, match="closed"):
+        client.encode_captions("a dog")
+    with pytest.raises(TeranError, match="closed"):
+        next(stream)
+
+
+def test_closing_ends_the_calls_of_other_threads() -> None:
+    client = TeranClient("127.0.0.1:9", retries=10**6, timeout=600)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.encode_captions, "a dog")
+        time.sleep(0.5)
+        client.close()
+        with pytest.raises(TeranError, match="closed"):
+            call.result(10)
+
+
+def test_wrong_items_are_named_before_anything_is_sent(client: TeranClient) -> None:
+    with pytest.raises(TeranInputError, match="image 1 is str"):
+        client.score([images(1)[0], "photo.jpg"], ["a dog"])  # type: ignore[list-item]
+    with pytest.raises(TeranInputError, match="captions is one string"):
+        client.score(images(1), "a dog")
+    with pytest.raises(TeranInputError, match="k is 0"):
+        client.rank("a dog", images(1), k=0)

@@ -33,17 +33,16 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secured(repository: Path, certificate: Path) -> Iterator[str]:
     """A server whose inference calls need TLS and a header; yields its address."""
     host = "127.0.0.1"
-    ports = [free_port(host) for _ in range(4)]
+    grpc, http, metrics, health = (free_port(host) for _ in range(4))
     flags = (
         "--grpc-use-ssl=true",
         f"--grpc-server-cert={certificate / 'cert.pem'}",
         f"--grpc-server-key={certificate / 'key.pem'}",
         "--grpc-restricted-protocol=inference:teran-key=secret",
     )
-    process = TritonProcess(
-        ServeSettings(repository, host, *ports, arguments=flags), installation.find()
-    )
-    url = f"localhost:{ports[0]}"
+    settings = ServeSettings(repository, host, grpc, http, metrics, health, arguments=flags)
+    process = TritonProcess(settings, installation.find())
+    url = f"localhost:{grpc}"
     try:
         with TeranClient(url, tls=Tls(certificate / "cert.pem")) as probe:
             deadline = time.monotonic() + 60

@@ -1,7 +1,7 @@
 """Batches go out several at a time, and results come back complete and in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -108,3 +108,40 @@ def test_an_endless_source_is_read_only_as_far_as_needed() -> None:
 
     assert asyncio.run(run()) == list(range(1, 11))
     assert read <= 20
+
+
+def test_results_do_not_wait_for_a_slow_source() -> None:
+    async def slow() -> AsyncIterator[int]:
+        for i in range(4):
+            yield i
+        await asyncio.sleep(30)
+
+    async def send(batch: Sequence[int]) -> Sequence[int]:
+        return batch
+
+    async def run() -> list[int]:
+        results = pipeline(slow(), send, batch_size=2, in_flight=2, length=lambda _: 1)
+        return [await asyncio.wait_for(anext(results), 5) for _ in range(4)]
+
+    assert asyncio.run(run()) == [0, 1, 2, 3]
+
+
+def test_results_before_a_failing_source_are_not_lost() -> None:
+    def failing() -> Iterator[int]:
+        yield from range(4)
+        raise ValueError("broken source")
+
+    async def send(batch: Sequence[int]) -> Sequence[int]:
+        return batch
+
+    received = []
+
+    async def run() -> None:
+        async for result in pipeline(
+            failing(), send, batch_size=2, in_flight=2, length=lambda _: 1
+        ):
+            received.append(result)  # noqa: PERF401
+
+    with pytest.raises(ValueError, match="broken source"):
+        asyncio.run(run())
+    assert received == [0, 1, 2, 3]
