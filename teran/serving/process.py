@@ -156,23 +156,15 @@ class TritonProcess:
             found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]
         return found
 
-    def model_processes(self) -> set[int]:
-        """The ids of the live processes that run Python models."""
-        alive: set[int] = set()
+    def model_processes(self) -> set[psutil.Process]:
+        """The live processes that run Python models. Looks at every process of the host."""
         try:
             children = psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
-            return alive
-        for child in children:
-            try:
-                if child.name().startswith(_STUB_NAME[:15]) and (
-                    child.status() != psutil.STATUS_ZOMBIE
-                ):
-                    alive.add(child.pid)
-                    self._seen.add(child)
-            except psutil.NoSuchProcess:
-                continue
-        return alive
+            return set()
+        models = {child for child in children if _is_alive(child, _STUB_NAME)}
+        self._seen |= models
+        return models
 
     def send(self, number: int) -> None:
         """Send a signal to the server, if it still runs."""
@@ -208,3 +200,18 @@ class TritonProcess:
         for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):
             path.unlink(missing_ok=True)
         return status
+
+
+def has_died(process: psutil.Process) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice."""
+    return not _is_alive(process)
+
+
+def _is_alive(process: psutil.Process, name: str = "") -> bool:
+    try:
+        # Linux keeps the first 15 characters of a name.
+        return process.name().startswith(name[:15]) and (
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return False

@@ -136,21 +136,20 @@ class Supervisor:
 
     def _watch(self) -> bool:
         """Look after the models. False: they need a new server. True: it is over."""
-        processes, checked = self._process.model_processes(), time.monotonic()
+        models, checked = self._process.model_processes(), time.monotonic()
         while not self._stop.wait(_POLL):
             if self._process.status is not None:
                 self._report(f"the server ended with status {self._process.status}")
                 return True
-            alive = self._process.model_processes()
-            due = time.monotonic() - checked > self.settings.check_interval
-            if processes - alive or due:
-                if processes - alive:
+            casualty = any(process.has_died(one) for one in models)
+            if casualty or time.monotonic() - checked > self.settings.check_interval:
+                if casualty:
                     self._report("a model process has died")
                     self._state.set_serving(False)
                 if not self._check_models():
                     return False
                 self._state.set_serving(True)
-                processes, checked = self._process.model_processes(), time.monotonic()
+                models, checked = self._process.model_processes(), time.monotonic()
         return True
 
     def _check_models(self) -> bool:
