@@ -25,19 +25,16 @@ def noun_hits(
         tokens: the sentence's word pieces as the server returns them, [CLS] first.
         similarity: (R, W), regions by word pieces.
     """
+    # The vocabulary holds every word of the captions, so words and pieces count alike.
+    pieces = list(tokens[1 : len(caption.words) + 1])
+    if pieces != caption.words:
+        raise ValueError(f"the word pieces {pieces} are not the words {caption.words}")
     hits = []
-    pieces = [token for token in tokens[1:] if token]
-    # Each of the captions' words is one word piece, so they count alike.
-    spoken = [part for word in caption.words for part in word.replace(",", " , ").split()]
-    positions = [i for i, word in enumerate(caption.words) if i in caption.links]
-    offset = {i: sum(1 for _ in caption.words[:i]) for i in positions}
-    assert pieces[: len(spoken)] == spoken, (pieces, spoken)
-    for i in positions:
-        best = int(similarity[: len(sample.pixel_boxes), offset[i] + 1].argmax())
-        box = tuple(float(value) for value in sample.pixel_boxes[best])
-        hits.append(
-            any(overlap(box, sample.scene.objects[j].box) >= 0.5 for j in caption.links[i])  # type: ignore[arg-type]
-        )
+    for position, meant in caption.links.items():
+        best = int(similarity[: len(sample.pixel_boxes), position + 1].argmax())
+        x1, y1, x2, y2 = sample.pixel_boxes[best].tolist()
+        objects = [sample.scene.objects[i] for i in meant]
+        hits.append(any(overlap((x1, y1, x2, y2), item.box) >= 0.5 for item in objects))
     return hits
 
 
