@@ -11,14 +11,15 @@ import numpy as np
 import openvino
 import openvino.opset13 as ops
 
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""Those that decide how fast an engine can be, as Linux names them."""
+
 
 def describe() -> dict[str, object]:
     """CPU, cores, system and the versions of the libraries that do the work."""
-    cpu = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    info = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    flags = set(info.get("flags", "").split())
     libraries = (
         "torch",
         "openvino",
@@ -29,7 +30,8 @@ def describe() -> dict[str, object]:
         "numpy",
     )
     return {
-        "cpu": cpu,
+        "cpu": info.get("model name", "unknown"),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),

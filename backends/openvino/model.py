@@ -15,6 +15,8 @@ class TritonPythonModel(EngineBackend):
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
+            # Models that share the cores must not all be bound to the first ones.
+            "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": threads or int(parameters.get("INFERENCE_NUM_THREADS", 0)),
         }
         request = openvino.Core().compile_model(path, "CPU", options).create_infer_request()

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any, TypeVar, overload
 
 import numpy as np
+from rich.console import Console
 from rich.progress import Progress
 from tritonclient.grpc import service_pb2
 
@@ -397,7 +398,7 @@ async def _check_async(
 async def _with_progress(
     results: AsyncIterator[Result], noun: str, total: int | None
 ) -> AsyncIterator[Result]:
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"encoding {noun}s", total=total)
         async for result in results:
             progress.advance(task)

@@ -1,8 +1,8 @@
 """The supervisor's own readiness over HTTP: what Triton's ready flags fail to tell.
 
 `GET /health/live` is 200 while the supervisor runs; `GET /health/ready` is 200 while every model
-answers its canary and 503 otherwise, with the models by name as JSON. A model that hangs,
-rather than dies, counts as ready until several canaries in a row went unanswered.
+answers and 503 otherwise, with the models by name as JSON. A model whose process died is taken
+out at once; one that hangs, as soon as a canary got no answer in time and nothing else did either.
 """
 
 import json

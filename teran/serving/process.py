@@ -129,7 +129,7 @@ class TritonProcess:
     def _environment(self, installation: TritonInstallation) -> dict[str, str]:
         environment = installation.environment()
         for model, threads in self._settings.thread_shares().items():
-            environment[THREADS_VARIABLE.format(model=model.upper())] = str(threads)
+            environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         return environment

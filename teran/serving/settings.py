@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THREADS_VARIABLE = "TERAN_THREADS_{model}"
-"""Environment variable that tells an engine its part of the server's thread budget."""
+"""Environment variable that tells an engine its part of the server's thread budget. Set before the
+server starts, it decides."""
 
 
 def available_cores() -> int:
@@ -44,8 +45,9 @@ class ServeSettings:
     def thread_shares(self) -> dict[str, int]:
         """Divide the thread budget among the engines.
 
-        The encoders get all of it each: they are the work, their threads sleep when idle, and one
-        alone must be able to use the whole machine. The alignment gets half.
+        The encoders get all of it each: their threads sleep when idle, one alone must be able to
+        use the whole machine, and measured under mixed load a strict division serves no better.
+        The alignment gets half.
         """
         budget = self.threads or available_cores()
         return {

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from teran.errors import ServingError
 from teran.serving import installation, process
-from teran.serving.canary import Health, connect, read_canaries
+from teran.serving.canary import Canary, Health, connect, read_canaries
 from teran.serving.health import HealthServer, HealthState
 from teran.serving.process import TritonProcess
 from teran.serving.repository import check_repository
@@ -26,7 +26,7 @@ from teran.serving.settings import ServeSettings
 _POLL = 0.2
 """Seconds between looks at the processes."""
 _SLOW_LIMIT = 3
-"""Canaries in a row that may stay unanswered, with nothing else answered either."""
+"""So many canaries in a row unanswered, with nothing else answered either, and a model is dead."""
 _RESTARTS = 3
 Report = Callable[[str], None]
 
@@ -52,7 +52,7 @@ class Supervisor:
         self._signals = 0
         self._kill: Callable[[], None] = lambda: None
         self._canary_timeout = 2 * settings.check_interval
-        self._slow: dict[str, tuple[int, int]] = {}
+        self._slow: dict[str, int] = {}
 
     def run(self) -> int:
         """Serve until a signal comes or the server ends; returns the server's exit status.
@@ -157,12 +157,10 @@ class Supervisor:
         for canary in self._canaries:
             if self._stop.is_set() or self._process.status is not None:
                 return True
-            health = canary.run(self._stub, self._canary_timeout)
-            if health is Health.ALIVE or (
-                health is Health.SLOW and self._is_progressing(canary.model)
-            ):
+            ready = self._answers(canary)
+            self._state.set_model(canary.model, ready is Health.ALIVE)
+            if ready is not Health.DEAD:
                 continue
-            self._state.set_model(canary.model, False)
             self._process.has_casualties = True
             self._report(f"{canary.model} does not answer; loading it again")
             if not self._reload(canary.model):
@@ -193,21 +191,28 @@ class Supervisor:
             return False
         return True
 
-    def _is_progressing(self, model: str) -> bool:
-        """Whether a model that left its canary waiting is busy with other requests.
+    def _answers(self, canary: Canary) -> Health:
+        """What a canary says of its model, seen together with the ones before.
 
-        It is taken as hung only after several canaries without any execution in between.
+        A model that leaves it waiting is alive where it executed other requests meanwhile, slow
+        where it did nothing, and dead after several slow canaries in a row.
         """
+        before = self._executions(canary.model)
+        health = canary.run(self._stub, self._canary_timeout)
+        if health is Health.SLOW and self._executions(canary.model) > before:
+            health = Health.ALIVE
+        slow = self._slow.get(canary.model, 0) + 1 if health is Health.SLOW else 0
+        self._slow[canary.model] = slow % _SLOW_LIMIT
+        return Health.DEAD if slow == _SLOW_LIMIT else health
+
+    def _executions(self, model: str) -> int:
+        """How often a model has been run; 0 where the server does not say."""
         request = service_pb2.ModelStatisticsRequest(name=model)
         try:
             statistics = self._stub.ModelStatistics(request, timeout=self._canary_timeout)
-            executions = sum(entry.execution_count for entry in statistics.model_stats)
         except grpc.RpcError:
-            return False
-        before, count = self._slow.get(model, (-1, 0))
-        count = count + 1 if executions == before else 0
-        self._slow[model] = (executions, count)
-        return count < _SLOW_LIMIT
+            return 0
+        return sum(entry.execution_count for entry in statistics.model_stats)
 
 
 def _resolve_ports(settings: ServeSettings) -> ServeSettings:

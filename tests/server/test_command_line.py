@@ -1,6 +1,7 @@
 """The `teran` command as a user types it, against a real server."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,34 @@ def test_rank_and_match_agree(server: BackgroundServer, directory: Path) -> None
     assert [entry["word"] for entry in report["words"]] == ["a", "dog", "runs"]
     table = teran("match", features, "a dog runs", "--size", "640x480", url=server.url)
     assert "best region" in table.stdout
+
+
+def test_progress_is_shown_while_encoding(server: BackgroundServer, directory: Path) -> None:
+    out = directory / "shown.npz"
+    result = teran("encode", "images", directory, "--size", "640x480", "--out", out, url=server.url)
+    out.unlink()
+    assert "encoding images" in result.stderr
+    assert "100%" in result.stderr
+    assert "encoding" not in result.stdout
+
+
+def test_interrupt_ends_the_command(server: BackgroundServer, tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a long run: status 130, no traceback, no half-written file."""
+    sentences, out = tmp_path / "captions.txt", tmp_path / "words.npz"
+    sentences.write_text("a dog runs on the beach with a ball\n" * 200_000)
+    command = [sys.executable, "-m", "teran_client.cli", "encode", "captions", str(sentences)]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), "--url", server.url], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "encoding captions" not in seen:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert not out.exists()
 
 
 def test_profile_prints_a_tree(server: BackgroundServer) -> None:

@@ -60,7 +60,8 @@ def test_hung_model_process_is_replaced(repository: Path, tmp_path: Path) -> Non
         with TeranClient(server.url) as client:
             with pytest.raises(TeranTimeoutError, match=r"within 0\.5 s"):
                 client.encode_captions("a dog", timeout=0.5)
-            assert wait_for(lambda: not server.is_ready())
+            assert wait_for(lambda: not server.is_ready(), 5), "readiness hides the hung process"
+            assert hung.is_running()
             assert wait_for(server.is_ready)
             assert client.encode_captions("a dog").tokens[1] == "a"
     assert not hung.is_running()
