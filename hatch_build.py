@@ -1,0 +1,37 @@
+"""Compiles the gallery's native kernel when the package is built or installed for development.
+
+Without a compiler, or on another processor, the package is built without it: searches then run on
+torch, slower and with the same results.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path("teran/gallery/kernels/scan.c")
+LIBRARY = SOURCE.with_name("libscan.so")
+
+
+class KernelHook(BuildHookInterface[Any]):
+    """Builds `libscan.so` beside its source."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and have a wheel carry the result and name its platform."""
+        compiler = shutil.which(os.environ.get("CC", "cc"))
+        if self.target_name != "wheel" or platform.machine() != "x86_64" or not compiler:
+            self.app.display_warning("building without the native search kernel")
+            return
+        root = Path(self.root)
+        command = [compiler, "-O2", "-fno-strict-aliasing", "-shared", "-fPIC", "-o", str(LIBRARY), str(SOURCE)]
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if result.returncode:
+            self.app.display_warning(f"the native search kernel does not build: {result.stderr}")
+            return
+        build_data["artifacts"].append(str(LIBRARY))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True

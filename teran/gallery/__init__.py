@@ -1,0 +1,1 @@
+"""Galleries: images (or sentences) stored durably and searched exactly by region-word alignment."""

@@ -1,0 +1,193 @@
+"""The durable truth of one gallery: a shard of Qdrant's engine in a directory of this process.
+
+A write that returned survives the death of the process, as it is in the shard's log, which the
+operating system holds. Losing power is survived by what was flushed: after every write where
+`flush` is asked for, else every few seconds.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import qdrant_edge as edge
+
+from teran.errors import GalleryError
+from teran.gallery.item import Item
+
+VECTORS = "rows"
+_PAGE = 256
+_PAGE_WITHOUT_VECTORS = 10_000
+_FLUSH_INTERVAL = 2.0
+"""Seconds; the log of what was not flushed is read again at the next start."""
+
+
+class GalleryStore:
+    """Items by id. Writes come from one thread at a time; reads from any."""
+
+    def __init__(self, directory: Path, embed_dim: int, *, flush: bool = False) -> None:
+        """Open a shard, or make it where there is none.
+
+        Raises:
+            GalleryError: it can't be opened; nothing is changed.
+        """
+        self._directory, self._flush = directory, flush
+        self._flushed = time.monotonic()
+        self._unflushed = False
+        self._writing = threading.Lock()
+        self.embed_dim = embed_dim
+        exists = directory.is_dir() and any(directory.iterdir())
+        try:
+            if exists:
+                self._shard = edge.EdgeShard.load(str(directory))
+            else:
+                directory.mkdir(parents=True, exist_ok=True)
+                self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
+        except Exception as error:  # the binding raises plain Exception
+            raise GalleryError(
+                f"{directory} can't be opened as a gallery's store: {error}; nothing was changed"
+            ) from error
+        self._version = max((version for _, version in self.versions()), default=0)
+
+    def close(self) -> None:
+        """Flush and close."""
+        with self._writing:
+            self._shard.flush()
+            self._shard.close()
+
+    def upsert(self, items: Sequence[Item]) -> list[Item]:
+        """Write items, replacing those with the same ids; returns them with their versions.
+
+        Raises:
+            GalleryError: they can't be written, for example because the disk is full.
+        """
+        with self._writing:
+            written = []
+            for item in items:
+                self._version += 1
+                written.append(
+                    Item(**{**vars(item), "version": self._version})  # its arrays are shared
+                )
+            points = [
+                edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, _payload(item))
+                for item in written
+            ]
+            self._update(edge.UpdateOperation.upsert_points(points))
+            return written
+
+    def delete(self, points: Sequence[UUID]) -> None:
+        """Remove items; those that are not there are no error.
+
+        Raises:
+            GalleryError: the deletion can't be written.
+        """
+        with self._writing:
+            self._update(edge.UpdateOperation.delete_points([str(point) for point in points]))
+
+    def _update(self, operation: edge.UpdateOperation) -> None:
+        try:
+            self._shard.update(operation)
+            self._unflushed = True
+            if self._flush:
+                self.flush()
+        except Exception as error:
+            raise GalleryError(f"{self._directory} can't be written: {error}") from error
+
+    def flush_if_due(self) -> None:
+        """Flush what has waited long enough, so that a restart has little to read again.
+
+        Raises:
+            GalleryError: it can't be written.
+        """
+        if self._unflushed and time.monotonic() - self._flushed > _FLUSH_INTERVAL:
+            with self._writing:
+                try:
+                    self.flush()
+                except Exception as error:
+                    raise GalleryError(f"{self._directory} can't be flushed: {error}") from error
+
+    def flush(self) -> None:
+        """Bring everything to the disk."""
+        self._shard.flush()
+        self._unflushed, self._flushed = False, time.monotonic()
+
+    def count(self) -> int:
+        return self._shard.count(edge.CountRequest())
+
+    def versions(self) -> Iterator[tuple[UUID, int]]:
+        """Every item's key and version."""
+        for record in self._scroll(_PAGE_WITHOUT_VECTORS, with_payload=["version"]):
+            yield record.id, int(record.payload["version"])
+
+    def items(self) -> Iterator[Item]:
+        """Every item."""
+        for record in self._scroll(_PAGE, with_payload=True, with_vector=True):
+            yield _item(record)
+
+    def get(self, points: Sequence[UUID], *, with_rows: bool = True) -> dict[UUID, Item]:
+        """Those of the items that are there; without rows much faster."""
+        if not points:
+            return {}
+        records = self._shard.retrieve(
+            [str(point) for point in points], with_payload=True, with_vector=with_rows
+        )
+        return {record.id: _item(record) for record in records}
+
+    def matching(self, condition: edge.Filter) -> list[UUID]:
+        """Keys of the items that a filter lets through."""
+        return [record.id for record in self._scroll(_PAGE_WITHOUT_VECTORS, filter=condition)]
+
+    def _scroll(self, page: int, **options: Any) -> Iterator[Any]:
+        offset = None
+        while True:
+            records, offset = self._shard.scroll(
+                edge.ScrollRequest(offset=offset, limit=page, **options)
+            )
+            yield from records
+            if offset is None:
+                return
+
+
+def _config(embed_dim: int) -> edge.EdgeConfig:
+    """Multivectors compared by MaxSim, as a Qdrant cluster holds them; no graph over them."""
+    vectors = edge.EdgeVectorParams(
+        size=embed_dim,
+        distance=edge.Distance.Dot,
+        datatype=edge.VectorStorageDatatype.Float16,
+        multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
+        hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
+        memory=edge.Memory.Cold,
+    )
+    return edge.EdgeConfig(vectors={VECTORS: vectors}, payload_memory=edge.Memory.Cold)
+
+
+def _payload(item: Item) -> dict[str, Any]:
+    known = {
+        "id": item.id,
+        "version": item.version,
+        "uri": item.uri,
+        "text": item.text,
+        "metadata": dict(item.metadata),
+        "tokens": list(item.tokens) or None,
+        "boxes": None if item.boxes is None else item.boxes.astype(float).round(6).tolist(),
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _item(record: Any) -> Item:
+    payload = record.payload
+    boxes = payload.get("boxes")
+    rows = np.array(record.vector[VECTORS], np.float16) if record.vector else np.empty((0, 0))
+    return Item(
+        id=payload["id"],
+        rows=rows.astype(np.float16),
+        boxes=None if boxes is None else np.array(boxes, np.float32),
+        tokens=tuple(payload.get("tokens", ())),
+        uri=payload.get("uri"),
+        text=payload.get("text"),
+        metadata=payload.get("metadata", {}),
+        version=int(payload["version"]),
+    )
