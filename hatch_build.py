@@ -14,20 +14,21 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("teran/gallery/kernels/scan.c")
+FLAGS = ("-O2", "-fno-strict-aliasing", "-shared", "-fPIC")
 LIBRARY = SOURCE.with_name("libscan.so")
 
 
 class KernelHook(BuildHookInterface[Any]):
     """Builds `libscan.so` beside its source."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and have a wheel carry the result and name its platform."""
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if self.target_name != "wheel" or platform.machine() != "x86_64" or not compiler:
             self.app.display_warning("building without the native search kernel")
             return
         root = Path(self.root)
-        command = [compiler, "-O2", "-fno-strict-aliasing", "-shared", "-fPIC", "-o", str(LIBRARY), str(SOURCE)]
+        command = [compiler, *FLAGS, "-o", str(LIBRARY), str(SOURCE)]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if result.returncode:
             self.app.display_warning(f"the native search kernel does not build: {result.stderr}")

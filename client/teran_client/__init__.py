@@ -8,17 +8,21 @@ from teran.errors import (
     TeranUnavailableError,
 )
 from teran_client.aio import AsyncTeranClient
+from teran_client.gallery import Entry
 from teran_client.images import ImageRegions
-from teran_client.results import EncodedCaption, Match, Profile, Ranked
+from teran_client.results import EncodedCaption, Hit, Match, Profile, Ranked, SearchResult
 from teran_client.sync import TeranClient
 
 __all__ = [
     "AsyncTeranClient",
     "EncodedCaption",
+    "Entry",
+    "Hit",
     "ImageRegions",
     "Match",
     "Profile",
     "Ranked",
+    "SearchResult",
     "TeranClient",
     "TeranError",
     "TeranInputError",

@@ -1,9 +1,6 @@
 """The asynchronous client. The synchronous one is a thin shell around it."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from statistics import median
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -14,10 +11,13 @@ from tritonclient.grpc import service_pb2
 from teran.errors import TeranInputError
 from teran_client import protocol
 from teran_client.channel import Channel, Tls
+from teran_client.gallery import AsyncGalleryVerbs
 from teran_client.images import Floats, ImageRegions
 from teran_client.pipeline import Items, Send, pipeline
+from teran_client.profiling import profile
 from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
+from teran_client.scoring import align
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,11 +25,8 @@ ImageLike = ImageRegions | Floats
 """An image, or its region embeddings (R, E) if it was encoded before."""
 CaptionLike = str | EncodedCaption
 
-_SCORE_IMAGES = 256
-"""Images in one alignment request."""
 
-
-class AsyncTeranClient:
+class AsyncTeranClient(AsyncGalleryVerbs):
     """Encodes, scores, matches and ranks images and captions on a TERAN server.
 
     Example:
@@ -178,7 +175,7 @@ class AsyncTeranClient:
                 "encode_caption",
                 protocol.caption_inputs(batch),
                 ("word_embeddings", "word_mask", "tokens", "truncated"),
-                verbatim=verbatim,
+                parameters={"verbatim": True} if verbatim else None,
                 timeout=timeout,
             )
             return protocol.read_captions(outputs, batch)
@@ -254,37 +251,7 @@ class AsyncTeranClient:
 
         The server's part is read from its statistics, so other clients' requests count as well.
         """
-
-        async def call() -> float:
-            if image is None:
-                inputs: protocol.Arrays = protocol.caption_inputs([caption])
-                model, outputs = "encode_caption", ("word_embeddings", "tokens")
-            else:
-                inputs = {**protocol.image_inputs([image]), **protocol.caption_inputs([caption])}
-                model, outputs = "match", ("scores", "region_word_similarity")
-            started = time.perf_counter()
-            request = protocol.infer_request(model, inputs, outputs)
-            built = time.perf_counter()
-            response = await self._channel.call("ModelInfer", request)
-            answered = time.perf_counter()
-            protocol.read_response(response)
-            return (built - started) + (time.perf_counter() - answered)
-
-        await call()
-        before, totals, own = await self._channel.statistics(), [], []
-        for _ in range(calls):
-            started = time.perf_counter()
-            own.append(await call())
-            totals.append(time.perf_counter() - started)
-        after, models = await self._channel.statistics(), {}
-        for name, (count, queue, compute) in after.items():
-            known = before.get(name, (0, 0.0, 0.0))
-            ensemble = name in ("encode_caption", "match")
-            if (done := count - known[0]) and not ensemble:
-                models[name] = (1e3 * (queue - known[1]) / done, 1e3 * (compute - known[2]) / done)
-        total, client = 1e3 * median(totals), 1e3 * median(own)
-        inside = sum(queue + compute for queue, compute in models.values())
-        return Profile(calls, total, client, max(total - client - inside, 0.0), models)
+        return await profile(self._channel, caption, image, calls)
 
     async def _infer(
         self,
@@ -292,10 +259,10 @@ class AsyncTeranClient:
         inputs: protocol.Arrays,
         outputs: Sequence[str],
         *,
-        verbatim: bool = False,
+        parameters: protocol.Parameters | None = None,
         timeout: float | None = None,
     ) -> protocol.Arrays:
-        request = protocol.infer_request(model, inputs, outputs, verbatim=verbatim)
+        request = protocol.infer_request(model, inputs, outputs, parameters)
         response = await self._channel.call("ModelInfer", request, timeout)
         return protocol.require(protocol.read_response(response), *outputs)
 
@@ -346,40 +313,14 @@ class AsyncTeranClient:
     async def _align(
         self, regions: Sequence[Floats], words: Sequence[Floats], timeout: float | None
     ) -> Floats:
-        """Score all pairs in blocks that the server accepts."""
-        info = await self.info()
-        scores = np.zeros((len(regions), len(words)), np.float32)
-        if not scores.size:
+        """Score all pairs."""
+
+        async def send(inputs: protocol.Arrays) -> Floats:
+            outputs = await self._infer("alignment", inputs, ("scores",), timeout=timeout)
+            scores: Floats = outputs["scores"]
             return scores
-        width = max(len(one) for one in words)
-        height = max(max(len(one) for one in regions), protocol.TYPICAL_REGIONS)
-        block = min(_SCORE_IMAGES, max(info.max_cells // (height * width), 1))
-        wide = max(info.max_cells // (block * height * width), 1)
-        limit = asyncio.Semaphore(self._in_flight)
 
-        async def part(row: int, column: int) -> None:
-            async with limit:
-                inputs: protocol.Arrays = {
-                    "region_embeddings": protocol.stack(
-                        regions[row : row + block], "region embeddings", info.embed_dim
-                    ),
-                    "word_embeddings": protocol.stack(
-                        words[column : column + wide], "word embeddings", info.embed_dim
-                    ),
-                }
-                outputs = await self._infer("alignment", inputs, ("scores",), timeout=timeout)
-                scores[row : row + block, column : column + wide] = outputs["scores"]
-
-        corners = [
-            (r, c) for r in range(0, len(regions), block) for c in range(0, len(words), wide)
-        ]
-        parts = [asyncio.create_task(part(*corner)) for corner in corners]
-        try:
-            await asyncio.gather(*parts)
-        finally:  # one that fails ends the others
-            for unfinished in parts:
-                unfinished.cancel()
-        return scores
+        return await align(send, await self.info(), regions, words, self._in_flight)
 
 
 def _name(image: ImageLike, index: int) -> str:

@@ -19,6 +19,13 @@ from teran_client.images import Floats, ImageRegions
 from teran_client.results import EncodedCaption, Match
 
 Arrays = dict[str, npt.NDArray[Any]]
+Parameters = Mapping[str, bool | int | float | str]
+_PARAMETER_FIELDS = {
+    bool: "bool_param",
+    int: "int64_param",
+    float: "double_param",
+    str: "string_param",
+}
 
 MAX_CAPTION_BYTES = 64 * 1024
 TYPICAL_REGIONS = 36
@@ -59,8 +66,7 @@ def infer_request(
     model: str,
     inputs: Mapping[str, npt.NDArray[Any]],
     outputs: Sequence[str],
-    *,
-    verbatim: bool = False,
+    parameters: Parameters | None = None,
 ) -> Any:
     """Build a request for the named outputs."""
     request = pb.ModelInferRequest(model_name=model)
@@ -71,8 +77,8 @@ def infer_request(
         request.raw_input_contents.append(raw)
     for name in outputs:
         request.outputs.add(name=name)
-    if verbatim:
-        request.parameters["verbatim"].bool_param = True
+    for name, setting in (parameters or {}).items():
+        setattr(request.parameters[name], _PARAMETER_FIELDS[type(setting)], setting)
     return request
 
 

@@ -1,6 +1,8 @@
 """What the client's verbs return."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,3 +96,52 @@ class Profile:
             branch = "└─" if i == len(self.models) - 1 else "├─"
             lines.append(f"{branch} {model}: queue {queue:.2f} ms, compute {compute:.2f} ms")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that a search found.
+
+    Attributes:
+        id: what it was indexed as.
+        score: the pooled score; it grows with the sentence's length.
+        score_per_word: the score over the number of words, which a threshold can be set on.
+        uri: where it is, if that was said.
+        text: the sentence, if it is one.
+        metadata: what was stored with it.
+        matches: where asked for, per word of the query (or region, where images are the queries)
+            its best counterpart: `row`, `cosine`, and `word`, `box`, `matched_word` as they apply.
+    """
+
+    id: str
+    score: float
+    score_per_word: float
+    uri: str | None
+    text: str | None
+    metadata: Mapping[str, Any]
+    matches: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found, the best first.
+
+    Attributes:
+        hits: the items.
+        items: how many could have been found.
+        pruned: the share of them that was never scored.
+        exact: whether the result is proven to be the exhaustive one.
+        truncated: whether the sentence was cut.
+    """
+
+    hits: list[Hit]
+    items: int
+    pruned: float
+    exact: bool
+    truncated: bool
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast, overload
 from teran.errors import TeranError
 from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
 from teran_client.channel import Tls
+from teran_client.gallery_sync import GalleryVerbs
 from teran_client.images import Floats, ImageRegions
 from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
@@ -18,7 +19,7 @@ _INTERRUPT_PATIENCE = 5.0
 """Seconds an interrupted call gets to end."""
 
 
-class TeranClient:
+class TeranClient(GalleryVerbs):
     """Encodes, scores, matches and ranks images and captions on a TERAN server.
 
     The same verbs as `AsyncTeranClient`, which describes them; safe to use from several threads.

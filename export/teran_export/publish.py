@@ -33,7 +33,13 @@ from teran_export.graphs import (
     write_graph,
 )
 from teran_export.manifest import Manifest
-from teran_export.repository import Limits, RepositoryBuilder
+from teran_export.repository import (
+    ENSEMBLES,
+    GALLERY_ENSEMBLES,
+    GALLERY_POOLINGS,
+    Limits,
+    RepositoryBuilder,
+)
 from teran_export.sensitivity import keep_in_float
 
 AUTO = "auto"
@@ -176,7 +182,12 @@ def _build(
     folder = builder.version_directory(ALIGNMENT.name)
     engine.build(ALIGNMENT, ALIGNMENT.path(work), folder, "fp32", [])
     builder.add_engine(ALIGNMENT, engine, "fp32")
-    builder.add_ensembles()
+    builder.add_ensembles(ENSEMBLES)
+    if model.config.pooling in GALLERY_POOLINGS:
+        builder.add_gallery(request["bundle"])
+        builder.add_ensembles(GALLERY_ENSEMBLES)
+    else:
+        report(f"no gallery: it can't be searched by {model.config.pooling.value}")
     made = Manifest(
         request=request,
         precision=chosen,

@@ -1,7 +1,7 @@
 """Lays out a Triton model repository: the sources' configs, filled in through Triton's protobuf."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ VERSION = "1"
 MAX_REGIONS = 128
 MAX_CELLS = 1 << 26
 """Most region x word cosines of one alignment request: 256 MiB of fp32."""
+ENSEMBLES = ("encode_caption", "match")
+GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions")
+GALLERY_POOLINGS = ("MrSw", "MwSr", "symm")
 _WARM_CAPTIONS = ("a dog .", "two people on a beach .")
 
 
@@ -98,18 +101,38 @@ class RepositoryBuilder:
             self._warm_up(config, f"sample_{i}", random_inputs(graph, self._config, sizes, seed=i))
         self._write(config)
 
-    def add_ensembles(self) -> None:
-        """Add the ensembles, whose tensors follow from the models they are made of."""
-        embed = self._config.embed_dim
-        config = _source("encode_caption")
-        config.max_batch_size = self._limits.captions
-        config.output[0].dims[1] = embed
+    def add_gallery(self, fingerprint: str) -> None:
+        """Add the `gallery` model, bound to the bundle's fingerprint."""
+        folder = self.version_directory("gallery")
+        shutil.copyfile(MODEL_REPOSITORY / "gallery" / VERSION / "model.py", folder / "model.py")
+        config = _source("gallery")
+        config.max_batch_size = max(self._limits.images, self._limits.captions)
+        config.input[0].dims[1] = self._config.embed_dim
+        values = {
+            "fingerprint": fingerprint,
+            "embed_dim": str(self._config.embed_dim),
+            "pooling": self._config.pooling.value,
+        }
+        for key, value in values.items():
+            config.parameters[key].string_value = value
+        self._warm_up(config, "ping", {"record": np.array([[b"{}"]], np.object_)})
         self._write(config)
-        config = _source("match")
-        config.input[1].dims[2] = self._config.feature_dim
-        self._write(config)
-        for name in ("encode_caption", "match"):
-            self.version_directory(name)
+
+    def add_ensembles(self, names: Sequence[str]) -> None:
+        """Add ensembles, whose tensors follow from the models they are made of."""
+        embed, features = self._config.embed_dim, self._config.feature_dim
+        for name in names:
+            config = _source(name)
+            for tensor in config.input:
+                if tensor.name == "region_features":
+                    tensor.dims[-1] = features
+            for tensor in config.output:
+                if tensor.name == "word_embeddings":
+                    tensor.dims[-1] = embed
+            if config.max_batch_size:
+                captions = config.input[0].name == "caption"
+                config.max_batch_size = self._limits.captions if captions else self._limits.images
+            self._write(config)
             # An empty version directory would not survive version control or some file copies.
             (self.version_directory(name) / ".keep").touch()
 

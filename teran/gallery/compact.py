@@ -1,8 +1,8 @@
 """The copy of a gallery that searches read: rows in memory, and in files for the next start.
 
-Items of equal row counts lie together in chunks of slots. Every array of a chunk has a file, which a
-write goes to as well; a journal says which item is in which slot. Both are a cache: what does not
-fit the store is dropped when it is read, and a disk that is full only makes the next start slower.
+Items of equal row counts lie together in chunks of slots. Every array of a chunk has a file that a
+write goes to as well, and a journal says which item is in which slot. All that is a cache: what
+does not fit the store is dropped when it is read, and a full disk only makes the next start slower.
 """
 
 import logging
@@ -47,19 +47,30 @@ class Chunk:
     points: list[UUID | None] = field(default_factory=list)
     """The item in every slot in use; None where it was removed."""
     versions: list[int] = field(default_factory=list)
+    present: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """(capacity,), whether a slot holds an item."""
     free: list[int] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.present = np.zeros(self.capacity, bool)
+
     def __len__(self) -> int:
+        """Slots in use, by items or by what was removed."""
         return len(self.points)
 
     @property
     def has_room(self) -> bool:
         return bool(self.free) or len(self.points) < self.capacity
 
-    def alive(self) -> npt.NDArray[np.bool_]:
-        """(n,), whether a slot holds an item."""
-        return np.fromiter((point is not None for point in self.points), bool, len(self.points))
+    def occupy(self, slot: int, point: UUID, version: int) -> None:
+        """Give a slot to an item."""
+        self.points[slot], self.versions[slot], self.present[slot] = point, version, True
+
+    def vacate(self, slot: int) -> None:
+        """Take a slot back."""
+        self.points[slot], self.present[slot] = None, False
+        self.free.append(slot)
 
     def put(self, slot: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Fill a slot, in memory and in the files."""
@@ -67,9 +78,7 @@ class Chunk:
             self.array(name, value.dtype, value.shape)[slot] = value
             self._write(name, slot, value)
 
-    def array(
-        self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]
-    ) -> npt.NDArray[Any]:
+    def array(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         if name not in self.arrays:
             # Memory is taken as it is written to.
             self.arrays[name] = np.empty((self.capacity, *shape), dtype)
@@ -115,7 +124,7 @@ class Chunk:
         """
         target = self.array(name, dtype, shape)[:count]
         with self.path(name).open("rb", buffering=0) as file:
-            view, done = memoryview(target.reshape(-1).view(np.uint8)), 0
+            view, done = target.reshape(-1).view(np.uint8).data, 0
             while done < len(view):
                 read = file.readinto(view[done:])
                 if not read:
@@ -174,18 +183,19 @@ class Compact:
             directory = self._directory if self._persistent else None
             chunk = Chunk(len(self.chunks), length, capacity, directory)
             self.chunks.append(chunk)
+            self._note(_chunk_line(chunk))
         if chunk.free:
             slot = chunk.free.pop()
-            chunk.points[slot], chunk.versions[slot] = point, version
         else:
-            slot = len(chunk.points)
-            chunk.points.append(point)
-            chunk.versions.append(version)
+            slot = len(chunk)
+            chunk.points.append(None)
+            chunk.versions.append(0)
+        chunk.occupy(slot, point, version)
         self.places[point] = chunk, slot
         self.generation += 1
         try:
             chunk.put(slot, arrays)
-            self._note(chunk, slot, point, version, arrays["exact"])
+            self._note(_slot_line(chunk, slot))
         except OSError as error:
             self._give_up(error)
             chunk.put(slot, arrays)
@@ -196,8 +206,7 @@ class Compact:
         if place is None:
             return False
         chunk, slot = place
-        chunk.points[slot] = None
-        chunk.free.append(slot)
+        chunk.vacate(slot)
         self.generation += 1
         # Its line in the journal stays: its version no longer fits the store.
         return True
@@ -214,7 +223,8 @@ class Compact:
         mean = max(1, round(sum(chunk.length for chunk, _ in places[:1000]) / len(places[:1000])))
         chosen = random.choice(len(places), min(len(places), max(1, rows // mean)), replace=False)
         parts = [places[i][0].arrays["exact"][places[i][1]] for i in chosen]
-        return np.concatenate(parts).astype(np.float32)
+        result: npt.NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+        return result
 
     def bounds_for(self, basis: Basis) -> list[Arrays]:
         """Bounds of all chunks by a new basis; nothing is changed yet."""
@@ -273,16 +283,10 @@ class Compact:
             assert self._directory is not None
             (self._directory / "clean").touch()
 
-    def _note(
-        self, chunk: Chunk, slot: int, point: UUID, version: int, exact: npt.NDArray[Any]
-    ) -> None:
-        """Say in the journal what a slot holds, after its data was written."""
+    def _note(self, line: str) -> None:
+        """Add to the journal; what a slot holds, only after its data was written."""
         if self._journal is not None:
-            check = zlib.crc32(np.ascontiguousarray(exact).data)
-            self._journal.write(
-                f"{chunk.number} {chunk.length} {chunk.capacity} {slot} {point.hex} {version} "
-                f"{check}\n"
-            )
+            self._journal.write(line)
             self._journal.flush()
 
     def _give_up(self, error: OSError) -> None:
@@ -309,52 +313,56 @@ class Compact:
         self._journal = (self._directory / "journal").open("a", encoding="ascii")
 
     def _lines(self) -> Iterator[str]:
-        for point, (chunk, slot) in self.places.items():
-            check = zlib.crc32(chunk.arrays["exact"][slot].data)
-            yield (
-                f"{chunk.number} {chunk.length} {chunk.capacity} {slot} {point.hex} "
-                f"{chunk.versions[slot]} {check}\n"
-            )
+        yield from map(_chunk_line, self.chunks)
+        for chunk, slot in self.places.values():
+            yield _slot_line(chunk, slot)
 
     def _read(self, versions: Mapping[UUID, int]) -> None:
         assert self._directory is not None
         journal = self._directory / "journal"
         if not journal.is_file():
             return
-        slots: dict[tuple[int, int], tuple[UUID, int, int]] = {}
-        shapes: dict[int, tuple[int, int]] = {}
+        slots: list[dict[int, tuple[UUID, int, int]]] = []
         for line in journal.read_text(encoding="ascii").splitlines():
-            number, length, capacity, slot, point, version, check = line.split()
-            shapes[int(number)] = int(length), int(capacity)
-            slots[int(number), int(slot)] = UUID(hex=point), int(version), int(check)
+            what, number, *rest = line.split()
+            if what == "chunk":
+                self.chunks.append(Chunk(int(number), int(rest[0]), int(rest[1]), self._directory))
+                slots.append({})
+            else:
+                slots[int(number)][int(rest[0])] = UUID(hex=rest[1]), int(rest[2]), int(rest[3])
         clean = (self._directory / "clean").is_file()
         basis_file = self._directory / "basis.npy"
         basis = Basis(np.load(basis_file)) if basis_file.is_file() else None
-        for number in range(max(shapes, default=-1) + 1):
-            length, capacity = shapes[number]
-            chunk = Chunk(number, length, capacity, self._directory)
-            self.chunks.append(chunk)
-            used = max(slot for owner, slot in slots if owner == number) + 1
-            chunk.read("exact", np.float16, (length, self._dim), used)
-            chunk.read("int8", np.uint8, (length, self._dim), used)
-            chunk.read("scale", np.float32, (length,), used)
+        for chunk, held in zip(self.chunks, slots, strict=True):
+            used, shape = max(held, default=-1) + 1, (chunk.length,)
+            chunk.read("exact", np.float16, (*shape, self._dim), used)
+            chunk.read("int8", np.uint8, (*shape, self._dim), used)
+            chunk.read("scale", np.float32, shape, used)
             if basis:
-                chunk.read("prefix", np.uint8, (length, basis.length), used)
+                chunk.read("prefix", np.uint8, (*shape, basis.length), used)
                 for name in ("prefix_scale", "residual", "slack"):
-                    chunk.read(name, np.float32, (length,), used)
+                    chunk.read(name, np.float32, shape, used)
             chunk.points, chunk.versions = [None] * used, [0] * used
-            chunk.free = list(range(used))
+            for slot, (point, version, check) in held.items():
+                if versions.get(point) == version and (clean or _check(chunk, slot) == check):
+                    self.places[point] = chunk, slot
+                    chunk.occupy(slot, point, version)
+            chunk.free = [slot for slot in range(used) if not chunk.present[slot]]
         self.basis = basis
-        for (number, slot), (point, version, check) in slots.items():
-            chunk = self.chunks[number]
-            if versions.get(point) != version:
-                continue
-            if not clean and zlib.crc32(chunk.arrays["exact"][slot].data) != check:
-                continue
-            self.places[point] = chunk, slot
-            chunk.points[slot], chunk.versions[slot] = point, version
-        for chunk in self.chunks:
-            chunk.free = [slot for slot, point in enumerate(chunk.points) if point is None]
+
+
+def _chunk_line(chunk: Chunk) -> str:
+    return f"chunk {chunk.number} {chunk.length} {chunk.capacity}\n"
+
+
+def _slot_line(chunk: Chunk, slot: int) -> str:
+    point = chunk.points[slot]
+    assert point is not None
+    return f"slot {chunk.number} {slot} {point.hex} {chunk.versions[slot]} {_check(chunk, slot)}\n"
+
+
+def _check(chunk: Chunk, slot: int) -> int:
+    return zlib.crc32(chunk.arrays["exact"][slot].data)
 
 
 def _own_files(directory: Path) -> list[Path]:

@@ -1,9 +1,9 @@
 """`where`: which items may be found, as JSON that a person can write.
 
-    {"label": "dog"}                              equals
-    {"label": {"in": ["dog", "cat"]}}             one of
-    {"year": {"gte": 2000, "lt": 2010}}           range
-    {"label": "dog", "camera.model": "X100"}      all of them; dots lead into objects
+{"label": "dog"}                              equals
+{"label": {"in": ["dog", "cat"]}}             one of
+{"year": {"gte": 2000, "lt": 2010}}           range
+{"label": "dog", "camera.model": "X100"}      all of them; dots lead into objects
 """
 
 import json
@@ -61,7 +61,9 @@ def _condition(key: str, test: object) -> Any:
     if isinstance(test, float):
         bounds = {"gte": test, "lte": test, "gt": None, "lt": None}
         return edge.FieldCondition(key=path, range=edge.RangeFloat(**bounds))
-    if isinstance(test, str | bool | int):
+    if isinstance(test, bool):
+        return edge.FieldCondition(key=f"flags.{key}", match=edge.MatchValue(_word(test)))
+    if isinstance(test, str | int):
         return edge.FieldCondition(key=path, match=edge.MatchValue(test))
     raise TeranInputError(f"where[{key!r}] is {test!r}, expected text, a number, true or false")
 
@@ -72,14 +74,34 @@ def _one_of(path: str, key: str, values: list[Any]) -> Any:
         raise TeranInputError(f"where[{key!r}]: 'in' takes texts, whole numbers, true or false")
     texts = [value for value in values if isinstance(value, str)]
     numbers = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
-    flags = [value for value in values if isinstance(value, bool)]
+    truths = [_word(value) for value in values if isinstance(value, bool)]
     tests: list[Any] = []
     if texts or not values:
         tests.append(edge.FieldCondition(key=path, match=edge.MatchAny(texts)))
     if numbers:
         tests.append(edge.FieldCondition(key=path, match=edge.MatchAny(numbers)))
-    tests += [edge.FieldCondition(key=path, match=edge.MatchValue(flag)) for flag in set(flags)]
+    if truths:
+        tests.append(edge.FieldCondition(key=f"flags.{key}", match=edge.MatchAny(truths)))
     return edge.Filter(should=tests)
+
+
+def flags(metadata: object) -> Any:
+    """The truth values of metadata, as words and in the same places; None where it has none.
+
+    They are stored beside the metadata, as the store's binding takes true for 1 in a filter.
+    """
+    if isinstance(metadata, bool):
+        return _word(metadata)
+    if isinstance(metadata, Mapping):
+        found = {key: words for key, one in metadata.items() if (words := flags(one)) is not None}
+        return found or None
+    if isinstance(metadata, list):
+        return [words for one in metadata if (words := flags(one)) is not None] or None
+    return None
+
+
+def _word(truth: bool) -> str:
+    return "true" if truth else "false"
 
 
 def _is_number(value: object) -> bool:

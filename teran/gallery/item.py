@@ -94,9 +94,7 @@ class Record:
         if not isinstance(metadata, dict):
             raise TeranInputError(f"metadata is {metadata!r}, expected an object")
         _check_metadata(metadata)
-        return cls(
-            check_id(content.get("id")), content.get("uri"), content.get("text"), metadata
-        )
+        return cls(check_id(content.get("id")), content.get("uri"), content.get("text"), metadata)
 
 
 def check_id(identifier: object) -> str:

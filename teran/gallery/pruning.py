@@ -73,6 +73,4 @@ class Basis:
         integers, scale = cut.quantized()
         error = np.linalg.norm(cut.values - integers * scale[:, None], axis=-1)
         slack = error * NORM_SLACK + _ROUNDING
-        return replace(
-            cut, residual=rest.astype(np.float32), slack=slack.astype(np.float32)
-        )
+        return replace(cut, residual=rest.astype(np.float32), slack=slack.astype(np.float32))

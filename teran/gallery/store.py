@@ -8,6 +8,7 @@ operating system holds. Losing power is survived by what was flushed: after ever
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from teran.errors import GalleryError
+from teran.gallery.filters import flags
 from teran.gallery.item import Item
 
 VECTORS = "rows"
@@ -68,9 +70,7 @@ class GalleryStore:
             written = []
             for item in items:
                 self._version += 1
-                written.append(
-                    Item(**{**vars(item), "version": self._version})  # its arrays are shared
-                )
+                written.append(replace(item, version=self._version))
             points = [
                 edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, _payload(item))
                 for item in written
@@ -120,7 +120,7 @@ class GalleryStore:
     def versions(self) -> Iterator[tuple[UUID, int]]:
         """Every item's key and version."""
         for record in self._scroll(_PAGE_WITHOUT_VECTORS, with_payload=["version"]):
-            yield record.id, int(record.payload["version"])
+            yield UUID(str(record.id)), int(record.payload["version"])
 
     def items(self) -> Iterator[Item]:
         """Every item."""
@@ -134,7 +134,8 @@ class GalleryStore:
         records = self._shard.retrieve(
             [str(point) for point in points], with_payload=True, with_vector=with_rows
         )
-        return {record.id: _item(record) for record in records}
+        found = map(_item, records)
+        return {item.point: item for item in found}
 
     def matching(self, condition: edge.Filter) -> list[UUID]:
         """Keys of the items that a filter lets through."""
@@ -171,6 +172,7 @@ def _payload(item: Item) -> dict[str, Any]:
         "uri": item.uri,
         "text": item.text,
         "metadata": dict(item.metadata),
+        "flags": flags(item.metadata),
         "tokens": list(item.tokens) or None,
         "boxes": None if item.boxes is None else item.boxes.astype(float).round(6).tolist(),
     }

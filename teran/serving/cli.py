@@ -38,6 +38,20 @@ def serve(
             envvar="TERAN_HEALTH_PORT", min=0, max=65535, help="Truthful readiness. 0: a free one."
         ),
     ] = 8003,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TERAN_GALLERY",
+            help="Directory of the galleries; by default REPOSITORY.gallery.",
+        ),
+    ] = None,
+    gallery_flush: Annotated[
+        bool,
+        typer.Option(
+            envvar="TERAN_GALLERY_FLUSH",
+            help="Acknowledge a write only when it would survive a loss of power.",
+        ),
+    ] = False,
     threads: Annotated[
         int,
         typer.Option(envvar="TERAN_THREADS", min=0, help="For all engines together; 0: all cores."),
@@ -73,6 +87,8 @@ def serve(
         http_port=http_port,
         metrics_port=metrics_port,
         health_port=health_port,
+        gallery=gallery,
+        gallery_flush=gallery_flush,
         threads=threads,
         startup_timeout=startup_timeout,
         shutdown_timeout=shutdown_timeout,

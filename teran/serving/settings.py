@@ -4,6 +4,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+GALLERY_VARIABLE = "TERAN_GALLERY"
+"""Environment variable that tells the gallery model its directory."""
+GALLERY_FLUSH_VARIABLE = "TERAN_GALLERY_FLUSH"
+"""1 where writes must survive a loss of power before they are acknowledged."""
 THREADS_VARIABLE = "TERAN_THREADS_{model}"
 """Environment variable that tells an engine its part of the server's thread budget. Set before the
 server starts, it decides."""
@@ -29,6 +33,10 @@ class ServeSettings:
     http_port: int = 8000
     metrics_port: int = 8002
     health_port: int = 8003
+    gallery: Path | None = None
+    """Directory of the galleries; None stands for one beside the repository."""
+    gallery_flush: bool = False
+    """Flush every write to the disk before it is acknowledged."""
     threads: int = 0
     """Threads for all engines together; 0 stands for the available cores."""
     startup_timeout: float = 300.0
@@ -47,11 +55,12 @@ class ServeSettings:
 
         The encoders get all of it each: their threads sleep when idle, one alone must be able to
         use the whole machine, and measured under mixed load a strict division serves no better.
-        The alignment gets half.
+        The alignment gets half, a gallery's scan all of it.
         """
         budget = self.threads or available_cores()
         return {
             "visual_encoder": budget,
             "textual_encoder": budget,
             "alignment": max(1, budget // 2),
+            "gallery": budget,
         }

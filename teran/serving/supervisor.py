@@ -42,7 +42,11 @@ class Supervisor:
         """
         # The link may move to a newer repository meanwhile; restarts stay with this one.
         check_repository(settings.repository)
-        settings = dataclasses.replace(settings, repository=settings.repository.resolve())
+        link = settings.repository.absolute()
+        gallery = settings.gallery or link.with_name(f"{link.name}.gallery")
+        settings = dataclasses.replace(
+            settings, repository=link.resolve(), gallery=gallery.absolute()
+        )
         self._installation = installation.find()
         self._canaries = read_canaries(settings.repository)
         self.settings = _resolve_ports(settings)

@@ -166,9 +166,7 @@ class NativeKernel:
         return packed
 
 
-def _columns(
-    lanes: Lanes, row_type: RowType, layout: _Layout
-) -> tuple[npt.NDArray[Any], Floats]:
+def _columns(lanes: Lanes, row_type: RowType, layout: _Layout) -> tuple[npt.NDArray[Any], Floats]:
     """The lanes' values in a layout, and their scales."""
     values: npt.NDArray[Any]
     scale = np.ones(len(lanes.values), np.float32)
@@ -193,14 +191,15 @@ def _panels(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Lanes in panels of sixteen, the last filled up with zeros: (P, 16, ...)."""
     missing = -len(values) % _PANEL
     padded = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
-    return padded.reshape(-1, _PANEL, *values.shape[1:])
+    panels: npt.NDArray[Any] = padded.reshape(-1, _PANEL, *values.shape[1:])
+    return panels
 
 
 def _pointer(array: npt.NDArray[Any] | None) -> int | None:
     if array is None:
         return None
     assert array.flags.c_contiguous
-    return array.ctypes.data
+    return int(array.ctypes.data)
 
 
 def _agrees(kernel: NativeKernel) -> bool:

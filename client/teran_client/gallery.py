@@ -1,0 +1,375 @@
+"""The client's gallery verbs: index, search, delete and what keeps galleries in order."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast, overload
+
+import numpy as np
+
+from teran.errors import TeranInputError
+from teran_client import protocol
+from teran_client.images import ImageRegions
+from teran_client.pipeline import Items, Send
+from teran_client.protocol import ModelInfo
+from teran_client.results import Hit, SearchResult
+
+DEFAULT = "default"
+QueryLike = str | ImageRegions
+Where = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """Something to index: an image or a sentence, and what should be known of it.
+
+    Attributes:
+        content: the image or the sentence.
+        id: what search results call it; an entry with the same id is replaced.
+        uri: where it can be found, a path or an address.
+        metadata: whatever JSON can hold; searches can filter by it.
+    """
+
+    content: ImageRegions | str
+    id: str
+    uri: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, item: object, name: str) -> "Entry":
+        """An image is called by its name, a sentence by itself."""
+        if isinstance(item, ImageRegions):
+            return cls(item, item.name)
+        if isinstance(item, str):
+            return cls(item, item)
+        if isinstance(item, Entry):
+            return item
+        raise TeranInputError(
+            f"{name} is {type(item).__name__}, expected ImageRegions, a sentence or an Entry"
+        )
+
+    def record(self, name: str) -> bytes:
+        """The record as the server takes it.
+
+        Raises:
+            TeranInputError: it can't be one.
+        """
+        if not isinstance(self.id, str) or not self.id:
+            raise TeranInputError(f"{name}: id is {self.id!r}, expected a string, not empty")
+        text = self.content if isinstance(self.content, str) else None
+        known = {"id": self.id, "uri": self.uri, "text": text, "metadata": dict(self.metadata)}
+        try:
+            record = {key: value for key, value in known.items() if value is not None}
+            return json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise TeranInputError(f"{name} ({self.id[:64]}): metadata: {error}") from error
+
+
+class AsyncGalleryVerbs:
+    """Mixed into the client, which gives it `info`, `_infer` and `_map`."""
+
+    info: Callable[[], Any]
+    _infer: Callable[..., Any]
+    _map: Callable[..., Any]
+
+    @overload
+    async def index(
+        self,
+        items: "ImageRegions | str | Entry",
+        *,
+        gallery: str = DEFAULT,
+        timeout: float | None = None,
+    ) -> str: ...
+    @overload
+    async def index(
+        self,
+        items: "Sequence[ImageRegions | str | Entry]",
+        *,
+        gallery: str = DEFAULT,
+        timeout: float | None = None,
+    ) -> list[str]: ...
+    @overload
+    async def index(
+        self,
+        items: "Items[ImageRegions | str | Entry]",
+        *,
+        gallery: str = DEFAULT,
+        timeout: float | None = None,
+    ) -> AsyncIterator[str]: ...
+    async def index(
+        self,
+        items: Any,
+        *,
+        gallery: str = DEFAULT,
+        timeout: float | None = None,
+    ) -> str | list[str] | AsyncIterator[str]:
+        """Encode and store images (or sentences), and return their ids.
+
+        An id is returned when the item is stored for good and can be found. Indexing the same
+        again changes nothing. One item gives an id, a list a list, anything else an asynchronous
+        iterator; all items must be of one kind.
+        """
+        info: ModelInfo = await self.info()
+
+        def check(item: object, name: str) -> tuple[Entry, bytes]:
+            entry = Entry.of(item, name)
+            record = entry.record(name)
+            if isinstance(entry.content, str):
+                protocol.check_caption(entry.content, name)
+            else:
+                protocol.check_image(entry.content, name, info)
+            return entry, record
+
+        async def send(batch: Sequence[tuple[Entry, bytes]]) -> Sequence[str]:
+            contents = [entry.content for entry, _ in batch]
+            model, inputs = _inputs(contents, "index_captions", "index")
+            inputs["record"] = np.array([[record] for _, record in batch], np.object_)
+            await self._infer(
+                model, inputs, ("report",), parameters={"gallery": gallery}, timeout=timeout
+            )
+            return [entry.id for entry, _ in batch]
+
+        if isinstance(items, ImageRegions | str | Entry):
+            return (await send([check(items, "item")]))[0]
+        largest = min(info.max_images, info.max_captions)
+        sender: Send[tuple[Entry, bytes], str] = send
+        return cast(
+            "list[str] | AsyncIterator[str]",
+            await self._map("item", items, check, sender, largest, _entry_length),
+        )
+
+    @overload
+    async def search(
+        self,
+        queries: QueryLike,
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT,
+        where: Where | None = None,
+        min_score_per_word: float | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        timeout: float | None = None,
+    ) -> SearchResult: ...
+    @overload
+    async def search(
+        self,
+        queries: Sequence[QueryLike],
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT,
+        where: Where | None = None,
+        min_score_per_word: float | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        timeout: float | None = None,
+    ) -> list[SearchResult]: ...
+    async def search(
+        self,
+        queries: QueryLike | Sequence[QueryLike],
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT,
+        where: Where | None = None,
+        min_score_per_word: float | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        timeout: float | None = None,
+    ) -> SearchResult | list[SearchResult]:
+        """Find the best images for sentences, or the best sentences for images.
+
+        Args:
+            queries: one sentence or image, or a list of one kind.
+            k: how many results each, up to 1,000.
+            gallery: where to search.
+            where: only items with this metadata: {"label": "dog"}, {"label": {"in": [...]}},
+                {"year": {"gte": 2000, "lt": 2010}}, or several of these at once.
+            min_score_per_word: leave out what matches worse.
+            explain: tell for every word which region matched it, and where that is.
+            exact: insist on a result that is proven to be the exhaustive one.
+            timeout: seconds for each request.
+        """
+        info: ModelInfo = await self.info()
+        parameters = _search_parameters(k, gallery, where, min_score_per_word, explain, exact)
+
+        def check(query: object, name: str) -> QueryLike:
+            if isinstance(query, str):
+                return protocol.check_caption(query, name)
+            return protocol.check_image(query, name, info)
+
+        async def send(batch: Sequence[QueryLike]) -> Sequence[SearchResult]:
+            model, inputs = _inputs(batch, "search", "search_captions")
+            names = ["ids", "scores", "scores_per_word", "records", "report"]
+            if model == "search":
+                names.append("truncated")
+            outputs = await self._infer(
+                model, inputs, names, parameters=parameters, timeout=timeout
+            )
+            return read_results(outputs)
+
+        if isinstance(queries, str | ImageRegions):
+            return (await send([check(queries, "query")]))[0]
+        if not isinstance(queries, Sequence):
+            raise TeranInputError(f"queries are {type(queries).__name__}, expected a list")
+        largest = min(info.max_images, info.max_captions)
+        return cast(
+            list[SearchResult],
+            await self._map("query", queries, check, send, largest, len),
+        )
+
+    async def search_like(
+        self,
+        identifier: str,
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT,
+        where: Where | None = None,
+        timeout: float | None = None,
+    ) -> SearchResult:
+        """Find what is most like an item of a gallery, by its own embeddings."""
+        parameters = _search_parameters(k, gallery, where, None, False, False)
+        outputs = await self._infer(
+            "gallery",
+            _ids([identifier]),
+            ("ids", "scores", "scores_per_word", "records", "report"),
+            parameters={**parameters, "operation": "like"},
+            timeout=timeout,
+        )
+        return read_results(outputs)[0]
+
+    async def delete(
+        self, ids: str | Sequence[str], *, gallery: str = DEFAULT, timeout: float | None = None
+    ) -> int:
+        """Remove items; returns how many of them were there."""
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        deleted, size = 0, (await self.info()).max_images
+        for start in range(0, len(wanted), size):
+            part = wanted[start : start + size]
+            reports = await self._operate("delete", gallery, timeout, ids=part)
+            deleted += int(reports[0]["deleted"])
+        return deleted
+
+    async def known(
+        self, ids: Sequence[str], *, gallery: str = DEFAULT, timeout: float | None = None
+    ) -> list[bool]:
+        """Which of the ids a gallery has; none, where there is no such gallery."""
+        result: list[bool] = []
+        size = (await self.info()).max_images
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size]
+            reports = await self._operate("known", gallery, timeout, ids=part)
+            result += [bool(report["known"]) for report in reports]
+        return result
+
+    async def gallery_info(
+        self, gallery: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Size, model and memory of one gallery, or of all, with their aliases."""
+        return (await self._operate("info", gallery, timeout))[0]
+
+    async def set_alias(
+        self, alias: str, gallery: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Have `alias` mean `gallery` from now on, for all clients at once."""
+        return (await self._operate("alias", gallery, timeout, alias=alias))[0]
+
+    async def drop_gallery(self, gallery: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Remove a gallery with everything in it."""
+        return (await self._operate("drop", gallery, timeout))[0]
+
+    async def snapshot(self, gallery: str = DEFAULT, *, timeout: float | None = None) -> str:
+        """Write a gallery to one file on the server, and return its path."""
+        return str((await self._operate("snapshot", gallery, timeout))[0]["snapshot"])
+
+    async def restore(
+        self, snapshot: str, gallery: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Make a new gallery from a snapshot on the server."""
+        return (await self._operate("restore", gallery, timeout, snapshot=snapshot))[0]
+
+    async def _operate(
+        self,
+        operation: str,
+        gallery: str | None,
+        timeout: float | None,
+        *,
+        ids: Sequence[str] = ("-",),
+        **parameters: str,
+    ) -> list[dict[str, Any]]:
+        named = {"gallery": gallery} if gallery is not None else {}
+        outputs = await self._infer(
+            "gallery",
+            _ids(ids),
+            ("report",),
+            parameters={"operation": operation, **named, **parameters},
+            timeout=timeout,
+        )
+        return [json.loads(report) for report in outputs["report"][:, 0]]
+
+
+def _ids(ids: Sequence[str]) -> protocol.Arrays:
+    records = [[json.dumps({"id": identifier}).encode()] for identifier in ids]
+    return {"record": np.array(records, np.object_)}
+
+
+def _inputs(
+    contents: Sequence[QueryLike], for_captions: str, for_images: str
+) -> tuple[str, protocol.Arrays]:
+    """The ensemble for contents of one kind, and its inputs."""
+    captions = [one for one in contents if isinstance(one, str)]
+    images = [one for one in contents if isinstance(one, ImageRegions)]
+    if captions and images:
+        raise TeranInputError("images and sentences are mixed; pass one kind at a time")
+    if captions:
+        return for_captions, protocol.caption_inputs(captions)
+    return for_images, protocol.image_inputs(images)
+
+
+def _entry_length(checked: tuple[Entry, bytes]) -> int:
+    return len(checked[0].content)
+
+
+def _search_parameters(
+    k: int,
+    gallery: str,
+    where: Where | None,
+    min_score_per_word: float | None,
+    explain: bool,
+    exact: bool,
+) -> dict[str, bool | int | float | str]:
+    parameters: dict[str, bool | int | float | str] = {"gallery": gallery, "k": int(k)}
+    if where:
+        try:
+            parameters["where"] = json.dumps(where, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TeranInputError(f"where: {error}") from error
+    if min_score_per_word is not None:
+        parameters["min_score_per_word"] = float(min_score_per_word)
+    flags: Iterable[tuple[str, bool]] = (("explain", explain), ("exact", exact))
+    return parameters | {name: True for name, wanted in flags if wanted}
+
+
+def read_results(outputs: protocol.Arrays) -> list[SearchResult]:
+    """Every query's results, without the empty places."""
+    results = []
+    for i, report in enumerate(outputs["report"][:, 0]):
+        hits = []
+        for j, identifier in enumerate(outputs["ids"][i]):
+            if not identifier:
+                break
+            record = json.loads(outputs["records"][i, j])
+            hits.append(
+                Hit(
+                    id=identifier.decode(),
+                    score=float(outputs["scores"][i, j]),
+                    score_per_word=float(outputs["scores_per_word"][i, j]),
+                    uri=record.get("uri"),
+                    text=record.get("text"),
+                    metadata=record.get("metadata", {}),
+                    matches=record.get("matches", []),
+                )
+            )
+        told = json.loads(report)
+        truncated = bool(outputs["truncated"][i, 0]) if "truncated" in outputs else False
+        results.append(SearchResult(hits, told["items"], told["pruned"], told["exact"], truncated))
+    return results

@@ -1,0 +1,45 @@
+"""Measures where the time of a call goes."""
+
+import time
+from statistics import median
+
+from teran_client import protocol
+from teran_client.channel import Channel
+from teran_client.images import ImageRegions
+from teran_client.results import Profile
+
+
+async def profile(
+    channel: Channel, caption: str, image: ImageRegions | None, calls: int
+) -> Profile:
+    """Call `encode_caption`, or `match` if there is an image, and read the server's statistics."""
+    inputs: protocol.Arrays = protocol.caption_inputs([caption])
+    model, outputs = "encode_caption", ("word_embeddings", "tokens")
+    if image is not None:
+        inputs |= protocol.image_inputs([image])
+        model, outputs = "match", ("scores", "region_word_similarity")
+
+    async def call() -> float:
+        """One call; seconds of it spent in this process."""
+        started = time.perf_counter()
+        request = protocol.infer_request(model, inputs, outputs)
+        built = time.perf_counter()
+        response = await channel.call("ModelInfer", request)
+        answered = time.perf_counter()
+        protocol.read_response(response)
+        return (built - started) + (time.perf_counter() - answered)
+
+    await call()
+    before, totals, own = await channel.statistics(), [], []
+    for _ in range(calls):
+        started = time.perf_counter()
+        own.append(await call())
+        totals.append(time.perf_counter() - started)
+    after, models = await channel.statistics(), {}
+    for name, (count, queue, compute) in after.items():
+        known = before.get(name, (0, 0.0, 0.0))
+        if (done := count - known[0]) and name != model:
+            models[name] = (1e3 * (queue - known[1]) / done, 1e3 * (compute - known[2]) / done)
+    total, client = 1e3 * median(totals), 1e3 * median(own)
+    inside = sum(queue + compute for queue, compute in models.values())
+    return Profile(calls, total, client, max(total - client - inside, 0.0), models)

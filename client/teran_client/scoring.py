@@ -1,0 +1,62 @@
+"""Scores all pairs of encoded images and captions in blocks that the server accepts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from teran_client import protocol
+from teran_client.images import Floats
+
+_IMAGES = 256
+"""Images in one request."""
+
+
+async def align(
+    send: Callable[[protocol.Arrays], Awaitable[Floats]],
+    info: protocol.ModelInfo,
+    regions: Sequence[Floats],
+    words: Sequence[Floats],
+    in_flight: int,
+) -> Floats:
+    """Score every image against every caption: (N, M).
+
+    Args:
+        send: sends one request to the alignment and returns its scores.
+        info: what the server takes.
+        regions: (R, E) for each image.
+        words: (W, E) for each caption.
+        in_flight: requests kept under way.
+    """
+    scores = np.zeros((len(regions), len(words)), np.float32)
+    if not scores.size:
+        return scores
+    width = max(len(one) for one in words)
+    height = max(max(len(one) for one in regions), protocol.TYPICAL_REGIONS)
+    block = min(_IMAGES, max(info.max_cells // (height * width), 1))
+    wide = max(info.max_cells // (block * height * width), 1)
+    limit = asyncio.Semaphore(in_flight)
+
+    async def part(row: int, column: int) -> None:
+        async with limit:
+            image_block = regions[row : row + block]
+            word_block = words[column : column + wide]
+            scores[row : row + block, column : column + wide] = await send(
+                {
+                    "region_embeddings": protocol.stack(
+                        image_block, "region embeddings", info.embed_dim
+                    ),
+                    "word_embeddings": protocol.stack(
+                        word_block, "word embeddings", info.embed_dim
+                    ),
+                }
+            )
+
+    corners = [(r, c) for r in range(0, len(regions), block) for c in range(0, len(words), wide)]
+    parts = [asyncio.create_task(part(*corner)) for corner in corners]
+    try:
+        await asyncio.gather(*parts)
+    finally:  # one that fails ends the others
+        for unfinished in parts:
+            unfinished.cancel()
+    return scores

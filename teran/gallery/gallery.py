@@ -1,0 +1,249 @@
+"""One gallery: the durable store, the copy that is searched, and what keeps the two in step."""
+
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from teran.errors import GalleryError, TeranInputError
+from teran.gallery import pruning
+from teran.gallery.compact import Compact, prepare
+from teran.gallery.filters import to_filter
+from teran.gallery.item import Item, point_of
+from teran.gallery.kernels import Kernel
+from teran.gallery.kernels.base import DIM_STEP, Floats
+from teran.gallery.pooling import Kind, Pooling
+from teran.gallery.search import Found, Query, Searcher
+from teran.gallery.store import GalleryStore
+
+_FEWEST_TO_PRUNE = 1000
+"""Items; smaller galleries are scanned in no time."""
+_SAMPLE = 20_000
+"""Rows a basis is fitted to."""
+_MASKS = 64
+"""Filters whose answers are remembered."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a gallery is bound to: embeddings of another model mean nothing to it."""
+
+    fingerprint: str
+    embed_dim: int
+    pooling: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """A gallery's own file."""
+
+    kind: str
+    model: dict[str, Any]
+
+    def check(self, name: str, model: Model) -> None:
+        """Refuse a gallery of another model.
+
+        Raises:
+            GalleryError: it belongs to another.
+        """
+        theirs = self.model.get("fingerprint")
+        if theirs != model.fingerprint:
+            raise GalleryError(
+                f"gallery {name!r} was made with another model ({str(theirs)[:12]}, the server "
+                f"runs {model.fingerprint[:12]}); index its images again under another name"
+            )
+
+
+class Gallery:
+    """Items of one kind. Writes come from one thread; searches from any, one at a time."""
+
+    def __init__(
+        self, directory: Path, name: str, model: Model, kernel: Kernel, *, flush: bool = False
+    ) -> None:
+        """Open the gallery in `directory`, which has its description already.
+
+        Raises:
+            GalleryError: it is damaged, or made with another model.
+        """
+        description = read_description(directory)
+        description.check(name, model)
+        self.name, self.directory, self.model = name, directory, model
+        self.kind = Kind(description.kind)
+        pooling = Pooling(model.pooling, self.kind)
+        self._searcher = Searcher(pooling, kernel)
+        self._masks: OrderedDict[str, tuple[int, list[npt.NDArray[np.bool_]]]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._fitted = 0
+        started = time.monotonic()
+        self.store = GalleryStore(directory / "store", model.embed_dim, flush=flush)
+        versions = dict(self.store.versions())
+        dim = model.embed_dim + -model.embed_dim % DIM_STEP
+        self._compact = Compact.load(directory / "compact", dim, versions)
+        missing = [point for point in versions if point not in self._compact.places]
+        for start in range(0, len(missing), 256):
+            for point, item in self.store.get(missing[start : start + 256]).items():
+                self._compact.put(point, item.version, prepare(item.rows, self._compact.basis))
+        if self._compact.basis:
+            self._fitted = len(self._compact)
+        _log.info(
+            "gallery %s: %d items, %d read from the store, in %.1f s",
+            name, len(versions), len(missing), time.monotonic() - started,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        self.store.close()
+        self._compact.close()
+
+    def __len__(self) -> int:
+        return len(self._compact)
+
+    def write(self, upserts: Sequence[Item], deletes: Sequence[str]) -> int:
+        """Store items, then remove some; both are searchable and durable on return.
+
+        Returns:
+            How many of the deleted ones were there.
+
+        Raises:
+            GalleryError: the store can't be written; nothing is searchable that is not stored.
+        """
+        if upserts:
+            written = self.store.upsert(upserts)
+            prepared = [(item, prepare(item.rows, self._compact.basis)) for item in written]
+            with self._lock:
+                for item, arrays in prepared:
+                    self._compact.put(item.point, item.version, arrays)
+        if not deletes:
+            return 0
+        points = [point_of(identifier) for identifier in deletes]
+        self.store.delete(points)
+        with self._lock:
+            return sum(self._compact.remove(point) for point in points)
+
+    def maintain(self) -> None:
+        """What may wait for a quiet moment: flush, and fit the bounds to what is there now."""
+        self.store.flush_if_due()
+        count = len(self._compact)
+        if count < _FEWEST_TO_PRUNE or count < 2 * self._fitted:
+            return
+        self._fitted = count
+        # Only the writing thread, which this is, changes the copy: it may be read unlocked.
+        basis = pruning.Basis.fit(self._compact.sample(_SAMPLE))
+        if basis is None:
+            return
+        bounds = self._compact.bounds_for(basis)
+        with self._lock:
+            self._compact.use_basis(basis, bounds)
+
+    def search(
+        self, queries: Sequence[Query], where: Sequence[dict[str, Any] | None]
+    ) -> list[tuple[Found, list[UUID]]]:
+        """Answer searches; each with the keys of the items it found.
+
+        Raises:
+            TeranInputError: a filter makes no sense.
+        """
+        with self._lock:
+            queries = [
+                replace(query, allowed=self._mask(condition)) if condition else query
+                for query, condition in zip(queries, where, strict=True)
+            ]
+            found = self._searcher.search(self._compact, queries)
+            return [(one, [self._key(hit.chunk, hit.slot) for hit in one.hits]) for one in found]
+
+    def _key(self, chunk: int, slot: int) -> UUID:
+        point = self._compact.chunks[chunk].points[slot]
+        assert point is not None
+        return point
+
+    def rows_of(self, identifier: str) -> Floats:
+        """An item's embeddings (R, E), to search for more like it.
+
+        Raises:
+            TeranInputError: there is no such item.
+        """
+        with self._lock:
+            rows = self._compact.rows_of(point_of(identifier))
+            if rows is None:
+                raise TeranInputError(f"gallery {self.name!r} has no item {identifier[:64]!r}")
+            return rows[:, : self.model.embed_dim].astype(np.float32)
+
+    def items_of(self, identifiers: Sequence[str]) -> list[Item]:
+        """Those of the items that are there, without their embeddings."""
+        points = [point_of(identifier) for identifier in identifiers]
+        return list(self.store.get(points, with_rows=False).values())
+
+    def explain(self, point: UUID, query: Floats) -> list[tuple[int, float]]:
+        """For every lane of a query, the best row of an item and their cosine."""
+        with self._lock:
+            rows = self._compact.rows_of(point)
+            if rows is None:
+                return []
+            cosine = rows[:, : query.shape[1]].astype(np.float32) @ query.T
+        best = cosine.argmax(axis=0)
+        return [(int(row), float(cosine[row, lane])) for lane, row in enumerate(best)]
+
+    def info(self) -> dict[str, Any]:
+        """What can be told of the gallery."""
+        return {
+            "name": self.name,
+            "kind": self.kind.value,
+            "items": len(self._compact),
+            "generation": self._compact.generation,
+            "model": asdict(self.model),
+            "bytes_in_memory": self._compact.memory_bytes(),
+            "bytes_on_disk": sum(
+                path.stat().st_size for path in self.directory.rglob("*") if path.is_file()
+            ),
+            "bounds": self._compact.basis.length if self._compact.basis else None,
+        }
+
+    def _mask(self, where: dict[str, Any]) -> list[npt.NDArray[np.bool_]]:
+        """Which slots of every chunk a filter allows."""
+        key = json.dumps(where, sort_keys=True)
+        known = self._masks.get(key)
+        if known and known[0] == self._compact.generation:
+            self._masks.move_to_end(key)
+            return known[1]
+        masks = [np.zeros(len(chunk), bool) for chunk in self._compact.chunks]
+        for point in self.store.matching(to_filter(where)):
+            place = self._compact.places.get(point)
+            if place:
+                masks[place[0].number][place[1]] = True
+        self._masks[key] = self._compact.generation, masks
+        if len(self._masks) > _MASKS:
+            self._masks.popitem(last=False)
+        return masks
+
+
+def create_gallery(directory: Path, kind: Kind, model: Model) -> None:
+    """Make the directory of an empty gallery; it appears whole or not at all."""
+    Pooling(model.pooling, kind)
+    temporary = directory.with_name(f".{directory.name}.new")
+    temporary.mkdir(parents=True, exist_ok=True)
+    description = Description(kind.value, asdict(model))
+    (temporary / "gallery.json").write_text(json.dumps(asdict(description), indent=1) + "\n")
+    temporary.rename(directory)
+
+
+def read_description(directory: Path) -> Description:
+    """Read a gallery's own file.
+
+    Raises:
+        GalleryError: it is missing or damaged.
+    """
+    path = directory / "gallery.json"
+    try:
+        return Description(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise GalleryError(f"{path} can't be read: {error}; nothing was changed") from error
