@@ -3,8 +3,6 @@
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from teran.errors import TeranError, TeranInputError
-from teran_client.channel import Tls
+from teran_client import gallery_cli
 from teran_client.images import Floats, ImageRegions, read_directory
+from teran_client.options import AsJson, Ca, Header, Size, Timeout, Url, connected, parse_size
 from teran_client.results import Match
-from teran_client.sync import TeranClient
 
 app = typer.Typer(
     name="teran",
@@ -30,48 +28,7 @@ app = typer.Typer(
 )
 encode = typer.Typer(help="Encode images or captions to embeddings.", no_args_is_help=True)
 app.add_typer(encode, name="encode")
-
-Url = Annotated[str, typer.Option(envvar="TERAN_URL", help="The server's gRPC address, host:port.")]
-Timeout = Annotated[
-    float,
-    typer.Option(envvar="TERAN_TIMEOUT", help="Seconds a request may take, retries included."),
-]
-Ca = Annotated[
-    Path | None,
-    typer.Option(envvar="TERAN_TLS_CA", help="Certificate authority; switches TLS on."),
-]
-Header = Annotated[
-    list[str] | None, typer.Option(help="Metadata sent with every request, as key=value.")
-]
-Size = Annotated[
-    str | None, typer.Option(help="The images' size, as 640x480, where no file has it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@contextmanager
-def _client(
-    url: str, timeout: float, ca: Path | None, header: list[str] | None, progress: bool = False
-) -> Iterator[TeranClient]:
-    headers = {}
-    for entry in header or []:
-        key, separator, value = entry.partition("=")
-        if not separator:
-            raise TeranInputError(f"--header is {entry!r}, expected key=value")
-        headers[key] = value
-    tls = Tls(root_certificates=ca) if ca else None
-    with TeranClient(url, timeout=timeout, tls=tls, headers=headers, progress=progress) as client:
-        yield client
-
-
-def _size(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        width, height = text.lower().split("x")
-        return float(width), float(height)
-    except ValueError as error:
-        raise TeranInputError(f"--size is {text!r}, expected WIDTHxHEIGHT") from error
+gallery_cli.register(app)
 
 
 def _save(out: Path, arrays: dict[str, Floats]) -> None:
@@ -99,8 +56,8 @@ def encode_images(
 
     Example: teran encode images features/ --out embeddings.npz --size 640x480
     """
-    images = list(read_directory(directory, _size(size)))
-    with _client(url, timeout, ca, header, progress=True) as client:
+    images = list(read_directory(directory, parse_size(size)))
+    with connected(url, timeout, ca, header, progress=True) as client:
         embeddings = client.encode_images(images)
     _save(out, {image.name: one for image, one in zip(images, embeddings, strict=True)})
     typer.echo(f"{len(images)} images written to {out}")
@@ -125,7 +82,7 @@ def encode_captions(
     except (OSError, UnicodeDecodeError) as error:
         raise TeranInputError(f"can't read {captions}: {error}") from error
     lines = text.splitlines()
-    with _client(url, timeout, ca, header, progress=True) as client:
+    with connected(url, timeout, ca, header, progress=True) as client:
         encoded = client.encode_captions(lines, verbatim=verbatim)
     _save(out, {str(i): one.word_embeddings for i, one in enumerate(encoded)})
     cut = sum(one.truncated for one in encoded)
@@ -147,8 +104,8 @@ def match(
 
     Example: teran match features/42.npz "two dogs on a beach" --size 640x480
     """
-    image = ImageRegions.from_files(features, size=_size(size))
-    with _client(url, timeout, ca, header) as client:
+    image = ImageRegions.from_files(features, size=parse_size(size))
+    with connected(url, timeout, ca, header) as client:
         result = client.match(image, caption)
     _print_match(result, json_)
 
@@ -188,8 +145,8 @@ def rank(
 
     Example: teran rank "two dogs on a beach" features/ -k 5 --size 640x480
     """
-    images = list(read_directory(directory, _size(size)))
-    with _client(url, timeout, ca, header) as client:
+    images = list(read_directory(directory, parse_size(size)))
+    with connected(url, timeout, ca, header) as client:
         ranking = client.rank(caption, images, k)
     if json_:
         typer.echo(json.dumps([asdict(entry) for entry in ranking], indent=2))
@@ -214,7 +171,7 @@ def profile(
 
     Example: teran profile "a red ball left of a blue box" --calls 200
     """
-    with _client(url, timeout, ca, header) as client:
+    with connected(url, timeout, ca, header) as client:
         typer.echo(str(client.profile(caption, calls=calls)))
 
 

@@ -15,6 +15,7 @@ from teran_client.protocol import ModelInfo
 from teran_client.results import Hit, SearchResult
 
 DEFAULT = "default"
+MAX_RESULTS = 1000
 QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
 
@@ -337,6 +338,8 @@ def _search_parameters(
     explain: bool,
     exact: bool,
 ) -> dict[str, bool | int | float | str]:
+    if not 1 <= k <= MAX_RESULTS:
+        raise TeranInputError(f"k is {k}, expected 1 to {MAX_RESULTS}")
     parameters: dict[str, bool | int | float | str] = {"gallery": gallery, "k": int(k)}
     if where:
         try:

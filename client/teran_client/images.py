@@ -121,15 +121,25 @@ def read_directory(
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise TeranInputError(f"{folder} holds no .npz files")
-    sizes: dict[str, tuple[float, float]] = {}
-    if (folder / "sizes.json").is_file():
-        try:
-            content = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
-            sizes = {name: (float(w), float(h)) for name, (w, h) in content.items()}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise TeranInputError(f"{folder}/sizes.json can't be read: {error}") from error
+    sizes = read_sizes(folder)
     for path in paths:
         yield ImageRegions.from_files(path, size=sizes.get(path.stem, size))
+
+
+def read_sizes(folder: Path) -> dict[str, tuple[float, float]]:
+    """Read `sizes.json`, where there is one.
+
+    Raises:
+        TeranInputError: it can't be read.
+    """
+    path = folder / "sizes.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (float(w), float(h)) for name, (w, h) in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise TeranInputError(f"{path} can't be read: {error}") from error
 
 
 def _as_floats(values: npt.ArrayLike, what: str) -> Floats:

@@ -109,8 +109,8 @@ class Hit:
         uri: where it is, if that was said.
         text: the sentence, if it is one.
         metadata: what was stored with it.
-        matches: where asked for, per word of the query (or region, where images are the queries)
-            its best counterpart: `row`, `cosine`, and `word`, `box`, `matched_word` as they apply.
+        matches: where asked for, for every word the region that matches it best: `word`,
+            `region`, their `cosine`, and the region's `box` in an image that was found.
     """
 
     id: str

@@ -183,15 +183,14 @@ class Gallery:
         points = [point_of(identifier) for identifier in identifiers]
         return list(self.store.get(points, with_rows=False).values())
 
-    def explain(self, point: UUID, query: Floats) -> list[tuple[int, float]]:
-        """For every lane of a query, the best row of an item and their cosine."""
+    def similarity(self, point: UUID, query: Floats) -> Floats:
+        """Cosines (R, W) of an item's rows and a query's; (0, W) for an item that is gone."""
         with self._lock:
             rows = self._compact.rows_of(point)
             if rows is None:
-                return []
-            cosine = rows[:, : query.shape[1]].astype(np.float32) @ query.T
-        best = cosine.argmax(axis=0)
-        return [(int(row), float(cosine[row, lane])) for lane, row in enumerate(best)]
+                return np.zeros((0, len(query)), np.float32)
+            cosine: Floats = rows[:, : query.shape[1]].astype(np.float32) @ query.T
+            return cosine
 
     def info(self) -> dict[str, Any]:
         """What can be told of the gallery."""

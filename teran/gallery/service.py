@@ -356,15 +356,19 @@ def _results(
 
 
 def _matches(gallery: Gallery, item: Item, search: _Search) -> list[dict[str, Any]]:
-    """For every word (or region) of the query its best region (or word) in an item."""
+    """For every word its best region: the query's words in an image, or a sentence's in the query.
+
+    Where images are compared with each other, the query's regions take the words' part.
+    """
+    cosine = gallery.similarity(item.point, search.query.rows)
+    words: Sequence[str] = search.tokens
+    if gallery.kind is Kind.SENTENCES:
+        cosine, words = cosine.T, item.tokens
     result = []
-    for lane, (row, cosine) in enumerate(gallery.explain(item.point, search.query.rows)):
-        match: dict[str, Any] = {"row": row, "cosine": round(cosine, 4)}
-        if search.tokens:
-            match["word"] = search.tokens[lane]
+    for lane, region in enumerate(cosine.argmax(axis=0).tolist()):
+        match: dict[str, Any] = {"word": words[lane]} if words else {"query_region": lane}
+        match |= {"region": region, "cosine": round(float(cosine[region, lane]), 4)}
         if item.boxes is not None:
-            match["box"] = [round(float(x), 4) for x in item.boxes[row]]
-        if item.tokens:
-            match["matched_word"] = item.tokens[row]
+            match["box"] = [round(float(x), 4) for x in item.boxes[region]]
         result.append(match)
     return result
