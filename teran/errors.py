@@ -41,5 +41,9 @@ class GalleryError(TeranError):
     """A gallery can't be opened, read or written."""
 
 
+class GalleryBusyError(GalleryError):
+    """A gallery does not take writes just now; the same write may work later."""
+
+
 class MissingExtraError(TeranError, ImportError):
     """A part of the project was used whose optional dependencies are not installed."""

@@ -1,5 +1,6 @@
 """The client's gallery verbs: index, search, delete and what keeps galleries in order."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from teran_client.results import Hit, SearchResult
 
 DEFAULT = "default"
 MAX_RESULTS = 1000
+_POLL = 0.2
+"""Seconds between questions whether something long is done."""
 QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
 
@@ -280,13 +283,25 @@ class AsyncGalleryVerbs:
 
     async def snapshot(self, gallery: str = DEFAULT, *, timeout: float | None = None) -> str:
         """Write a gallery to one file on the server, and return its path."""
-        return str((await self._operate("snapshot", gallery, timeout))[0]["snapshot"])
+        return str((await self._run("snapshot", gallery, timeout))["snapshot"])
 
     async def restore(
         self, snapshot: str, gallery: str, *, timeout: float | None = None
     ) -> dict[str, Any]:
         """Make a new gallery from a snapshot on the server."""
-        return (await self._operate("restore", gallery, timeout, snapshot=snapshot))[0]
+        return await self._run("restore", gallery, timeout, snapshot=snapshot)
+
+    async def _run(
+        self, operation: str, gallery: str, timeout: float | None, **parameters: str
+    ) -> dict[str, Any]:
+        """Start something long, and wait for its end."""
+        started = (await self._operate(operation, gallery, timeout, **parameters))[0]
+        while True:
+            job = (await self._operate("job", None, timeout, job=int(started["job"])))[0]
+            if job["done"]:
+                result: dict[str, Any] = job["result"]
+                return result
+            await asyncio.sleep(_POLL)
 
     async def _operate(
         self,
@@ -295,7 +310,7 @@ class AsyncGalleryVerbs:
         timeout: float | None,
         *,
         ids: Sequence[str] = ("-",),
-        **parameters: str,
+        **parameters: str | int,
     ) -> list[dict[str, Any]]:
         named = {"gallery": gallery} if gallery is not None else {}
         outputs = await self._infer(

@@ -150,6 +150,7 @@ class Compact:
         """Grows with every change."""
         self._journal: Any = None
         self._persistent = directory is not None
+        self._touched: set[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -192,6 +193,8 @@ class Compact:
             chunk.versions.append(0)
         chunk.occupy(slot, point, version)
         self.places[point] = chunk, slot
+        if self._touched is not None:
+            self._touched.add((chunk.number, slot))
         self.generation += 1
         try:
             chunk.put(slot, arrays)
@@ -226,21 +229,27 @@ class Compact:
         result: npt.NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
         return result
 
+    def watch(self) -> None:
+        """Remember from now on which slots are written."""
+        self._touched = set()
+
     def bounds_for(self, basis: Basis) -> list[Arrays]:
-        """Bounds of all chunks by a new basis; nothing is changed yet."""
+        """Bounds of all chunks by a new basis, while writes go on; nothing is changed yet."""
         result = []
-        for chunk in self.chunks:
+        for chunk in list(self.chunks):
             parts: dict[str, list[npt.NDArray[Any]]] = {}
             step = max(1, (1 << 22) // (chunk.length * self._dim))
-            for start in range(0, len(chunk), step):
-                part = chunk.arrays["exact"][start : min(start + step, len(chunk))]
+            count = len(chunk)
+            for start in range(0, count, step):
+                part = chunk.arrays["exact"][start : min(start + step, count)]
                 for name, value in basis.rows(part.astype(np.float32)).items():
                     parts.setdefault(name, []).append(value)
             result.append({name: np.concatenate(values) for name, values in parts.items()})
         return result
 
     def use_basis(self, basis: Basis, bounds: list[Arrays]) -> None:
-        """Take over what `bounds_for` made."""
+        """Take over what `bounds_for` made, and make what was written since `watch`."""
+        bounds = self._completed(basis, bounds)
         try:
             if self._persistent:
                 assert self._directory is not None
@@ -259,6 +268,27 @@ class Compact:
                 for name, value in arrays.items():
                     chunk.array(name, value.dtype, value.shape[1:])[: len(value)] = value
         self.basis = basis
+
+    def _completed(self, basis: Basis, bounds: list[Arrays]) -> list[Arrays]:
+        """Bounds of every slot in use."""
+        result = []
+        for i, chunk in enumerate(self.chunks):
+            known = bounds[i] if i < len(bounds) else {}
+            count = len(next(iter(known.values()))) if known else 0
+            tail = chunk.arrays["exact"][count : len(chunk)].astype(np.float32)
+            extra = basis.rows(tail)
+            arrays = {
+                name: np.concatenate([known[name], value]) if known else value
+                for name, value in extra.items()
+            }
+            for number, slot in self._touched or ():
+                if number == i and slot < count:
+                    values = basis.rows(chunk.arrays["exact"][slot].astype(np.float32))
+                    for name, value in values.items():
+                        arrays[name][slot] = value
+            result.append(arrays)
+        self._touched = None
+        return result
 
     def memory_bytes(self) -> int:
         """Bytes of the arrays in use."""

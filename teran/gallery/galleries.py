@@ -16,13 +16,13 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from teran.errors import GalleryError, TeranError, TeranInputError
+from teran.errors import GalleryBusyError, GalleryError, TeranError, TeranInputError
 from teran.gallery.gallery import Gallery, Model, create_gallery, read_description
 from teran.gallery.item import Item
 from teran.gallery.kernels import Kernel
@@ -87,12 +87,16 @@ class Galleries:
             except GalleryError as error:
                 _log.warning("%s", error)
                 self._unusable[path.name] = error
+        self._executor = ThreadPoolExecutor(1, "gallery job")
+        self._long: Future[Any] | None = None
+        self._jobs_started = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_all, name="gallery writer")
         self._writer.start()
 
     def close(self) -> None:
         """Finish what is under way, flush and close."""
+        self._executor.shutdown()
         self._jobs.put(None)
         self._writer.join()
         for gallery in self._open.values():
@@ -144,12 +148,44 @@ class Galleries:
     def write(
         self, gallery: Gallery, upserts: Sequence[Item] = (), deletes: Sequence[str] = ()
     ) -> "Future[int]":
-        """Write with whatever else is waiting; the result is the number of items deleted."""
+        """Write with whatever else is waiting; the result is the number of items deleted.
+
+        Raises:
+            GalleryBusyError: a snapshot is being written or restored.
+        """
+        self._require_quiet()
         return self._submit(_Job(Future(), gallery, upserts, deletes))
 
     def run(self, action: Callable[[], Any]) -> "Future[Any]":
         """Run something between two writes."""
         return self._submit(_Job(Future(), action=action))
+
+    def start(self, action: Callable[[], Any]) -> int:
+        """Run something long beside searches; writes are refused meanwhile. Returns its number.
+
+        Raises:
+            GalleryBusyError: something is running already.
+        """
+        self._require_quiet()
+        self.run(lambda: None).result()  # what was written before is done
+        self._jobs_started += 1
+        self._long = self._executor.submit(action)
+        return self._jobs_started
+
+    def result(self, number: int) -> Any | None:
+        """What came of `start`; None while it runs.
+
+        Raises:
+            TeranInputError: there was no such thing, or something else was started since.
+            TeranError: it failed.
+        """
+        if self._long is None or number != self._jobs_started:
+            raise TeranInputError(f"there is no job {number}")
+        return self._long.result() if self._long.done() else None
+
+    def _require_quiet(self) -> None:
+        if self._long is not None and not self._long.done():
+            raise GalleryBusyError("a snapshot is being written or restored; try again soon")
 
     def _submit(self, job: _Job) -> "Future[Any]":
         self._jobs.put(job)
@@ -296,6 +332,8 @@ class Galleries:
             self._maintain()
 
     def _maintain(self) -> None:
+        if self._long is not None and not self._long.done():
+            return
         for gallery in list(self._open.values()):
             try:
                 gallery.maintain()

@@ -84,6 +84,7 @@ class Gallery:
         self._masks: OrderedDict[str, tuple[int, list[npt.NDArray[np.bool_]]]] = OrderedDict()
         self._lock = threading.Lock()
         self._fitted = 0
+        self._fitting: threading.Thread | None = None
         started = time.monotonic()
         self.store = GalleryStore(directory / "store", model.embed_dim, flush=flush)
         versions = dict(self.store.versions())
@@ -102,8 +103,11 @@ class Gallery:
 
     def close(self) -> None:
         """Bring everything to the disk."""
-        self.store.close()
-        self._compact.close()
+        if self._fitting is not None:
+            self._fitting.join()
+        with self._lock:
+            self.store.close()
+            self._compact.close()
 
     def __len__(self) -> int:
         return len(self._compact)
@@ -118,10 +122,12 @@ class Gallery:
             GalleryError: the store can't be written; nothing is searchable that is not stored.
         """
         if upserts:
-            written = self.store.upsert(upserts)
-            prepared = [(item, prepare(item.rows, self._compact.basis)) for item in written]
+            written, basis = self.store.upsert(upserts), self._compact.basis
+            prepared = [(item, prepare(item.rows, basis)) for item in written]
             with self._lock:
                 for item, arrays in prepared:
+                    if self._compact.basis is not basis:  # it changed meanwhile
+                        arrays = prepare(item.rows, self._compact.basis)
                     self._compact.put(item.point, item.version, arrays)
         if not deletes:
             return 0
@@ -131,19 +137,26 @@ class Gallery:
             return sum(self._compact.remove(point) for point in points)
 
     def maintain(self) -> None:
-        """What may wait for a quiet moment: flush, and fit the bounds to what is there now."""
+        """What may wait for a quiet moment: flush, and start to fit the bounds to what is there."""
         self.store.flush_if_due()
         count = len(self._compact)
-        if count < _FEWEST_TO_PRUNE or count < 2 * self._fitted:
+        fitting = self._fitting is not None and self._fitting.is_alive()
+        if fitting or count < _FEWEST_TO_PRUNE or count < 2 * self._fitted:
             return
         self._fitted = count
-        # Only the writing thread, which this is, changes the copy: it may be read unlocked.
-        basis = pruning.Basis.fit(self._compact.sample(_SAMPLE))
-        if basis is None:
-            return
-        bounds = self._compact.bounds_for(basis)
+        self._fitting = threading.Thread(target=self.fit, name=f"fit {self.name}")
+        self._fitting.start()
+
+    def fit(self) -> None:
+        """Fit the bounds to the items, while searches and writes go on."""
         with self._lock:
-            self._compact.use_basis(basis, bounds)
+            sample = self._compact.sample(_SAMPLE)
+            self._compact.watch()
+        basis = pruning.Basis.fit(sample)
+        if basis is not None:
+            bounds = self._compact.bounds_for(basis)
+            with self._lock:
+                self._compact.use_basis(basis, bounds)
 
     def search(
         self, queries: Sequence[Query], where: Sequence[dict[str, Any] | None]

@@ -100,6 +100,7 @@ class GalleryService:
             "drop": self._drop,
             "snapshot": self._snapshot,
             "restore": self._restore,
+            "job": self._job,
         }
 
     def handle(self, requests: Sequence[Request]) -> None:
@@ -251,13 +252,18 @@ class GalleryService:
         self._later(request, done, lambda _: {"dropped": request.gallery})
 
     def _snapshot(self, request: Request) -> None:
-        done = self._galleries.run(lambda: self._galleries.snapshot(request.gallery))
-        self._later(request, done, lambda path: {"snapshot": str(path)})
+        name = request.gallery
+        job = self._galleries.start(lambda: {"snapshot": str(self._galleries.snapshot(name))})
+        request.respond(_report(request, {"job": job}))
 
     def _restore(self, request: Request) -> None:
-        file = request.get("snapshot", str, "")
-        done = self._galleries.run(lambda: self._galleries.restore(file, request.gallery))
-        self._later(request, done, lambda gallery: gallery.info())
+        file, name = request.get("snapshot", str, ""), request.gallery
+        job = self._galleries.start(lambda: self._galleries.restore(file, name).info())
+        request.respond(_report(request, {"job": job}))
+
+    def _job(self, request: Request) -> None:
+        result = self._galleries.result(request.get("job", int, 0))
+        request.respond(_report(request, {"done": result is not None, "result": result}))
 
     def _later(self, request: Request, done: Any, describe: Callable[[Any], Any]) -> None:
         """Respond when the writing thread is done."""

@@ -5,6 +5,7 @@ operating system holds. Losing power is survived by what was flushed: after ever
 `flush` is asked for, else every few seconds.
 """
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,11 @@ from teran.gallery.item import Item
 VECTORS = "rows"
 _PAGE = 256
 _PAGE_WITHOUT_VECTORS = 10_000
+RESERVE = 256 << 20
+"""Bytes an upsert leaves free on the disk. The engine maps its files, and a process that touches a
+mapped page the disk has no room for is killed."""
+_BYTES_PER_VALUE = 16
+"""What a value may take on the disk while it is in the log as well."""
 _FLUSH_INTERVAL = 2.0
 """Seconds; the log of what was not flushed is read again at the next start."""
 
@@ -66,6 +72,8 @@ class GalleryStore:
         Raises:
             GalleryError: they can't be written, for example because the disk is full.
         """
+        values = sum(item.rows.size for item in items)
+        self._require(RESERVE + values * _BYTES_PER_VALUE)
         with self._writing:
             written = []
             for item in items:
@@ -84,8 +92,18 @@ class GalleryStore:
         Raises:
             GalleryError: the deletion can't be written.
         """
+        self._require(RESERVE // 4)
         with self._writing:
             self._update(edge.UpdateOperation.delete_points([str(point) for point in points]))
+
+    def _require(self, size: int) -> None:
+        """Refuse a write that might not fit on the disk."""
+        free = shutil.disk_usage(self._directory).free
+        if free < size:
+            raise GalleryError(
+                f"the disk of {self._directory} is nearly full: {free >> 20} MiB are free, "
+                f"{size >> 20} MiB are needed to write safely; nothing was written"
+            )
 
     def _update(self, operation: edge.UpdateOperation) -> None:
         try:

@@ -35,6 +35,7 @@ _IMPORTANT = re.compile(r"[EWF]\d{4} ")
 _NO_GPU = re.compile(r"CUDA|CudaDriver|pinned|NVML|DCGM")
 """What Triton warns of on every host without a GPU."""
 _STUB_NAME = "triton_python_backend_stub"
+_INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
 """Seconds a server may take to stop that waits for a model process which is gone."""
 
@@ -164,15 +165,22 @@ class TritonProcess:
             found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]
         return found
 
-    def model_processes(self) -> set[psutil.Process]:
-        """The live processes that run Python models. Looks at every process of the host."""
-        try:
-            children = psutil.Process(self._process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return set()
-        models = {child for child in children if _is_alive(child, _STUB_NAME)}
-        self._seen |= models
+    def model_processes(self) -> dict[psutil.Process, str]:
+        """The live processes that run Python models, and which. Looks at the whole host."""
+        models = {}
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                if _is_alive(child, _STUB_NAME) and (name := _model_of(child)):
+                    models[child] = name
+        self._seen |= models.keys()
         return models
+
+    def kill_model(self, name: str) -> None:
+        """End the processes of a model."""
+        for process, model in self.model_processes().items():
+            if model == name:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def send(self, number: int) -> None:
         """Send a signal to the server, if it still runs."""
@@ -208,6 +216,15 @@ class TritonProcess:
         for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):
             path.unlink(missing_ok=True)
         return status
+
+
+def _model_of(process: psutil.Process) -> str | None:
+    """The model a stub runs, from the name of its instance: <model>_<group>_<number>."""
+    with suppress(psutil.NoSuchProcess):
+        for argument in process.cmdline():
+            if match := _INSTANCE.fullmatch(argument):
+                return match[1]
+    return None
 
 
 def has_died(process: psutil.Process) -> bool:

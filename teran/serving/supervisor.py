@@ -9,7 +9,8 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Set
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -27,7 +28,8 @@ _POLL = 0.2
 """Seconds between looks at the processes."""
 _SLOW_LIMIT = 3
 """So many canaries in a row unanswered, with nothing else answered either, and a model is dead."""
-_RESTARTS = 3
+_RESTARTS, _RESTART_WINDOW = 3, 300.0
+"""More restarts within so many seconds mean that they do not help."""
 Report = Callable[[str], None]
 
 
@@ -56,6 +58,7 @@ class Supervisor:
         self._signals = 0
         self._kill: Callable[[], None] = lambda: None
         self._canary_timeout = 2 * settings.check_interval
+        self._reloads = 0
         self._slow: dict[str, int] = {}
 
     def run(self) -> int:
@@ -89,7 +92,8 @@ class Supervisor:
             self._kill()
 
     def _serve(self) -> int:
-        for attempt in range(_RESTARTS + 1):
+        restarts: deque[float] = deque(maxlen=_RESTARTS)
+        while True:
             self._process = TritonProcess(self.settings, self._installation)
             self._kill = self._process.kill
             try:
@@ -113,8 +117,12 @@ class Supervisor:
                 return 0 if self._process.was_killed else max(status, 0)
             if healthy:
                 return status
-            self._report(f"restarting the server ({attempt + 1} of {_RESTARTS})")
-        raise ServingError(f"the models kept failing after {_RESTARTS} restarts of the server")
+            if len(restarts) == _RESTARTS and time.monotonic() - restarts[0] < _RESTART_WINDOW:
+                raise ServingError(
+                    f"the models kept failing after {_RESTARTS} restarts of the server"
+                )
+            restarts.append(time.monotonic())
+            self._report("restarting the server")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.settings.startup_timeout
@@ -141,46 +149,55 @@ class Supervisor:
     def _watch(self) -> bool:
         """Look after the models. False: they need a new server. True: it is over."""
         models, checked = self._process.model_processes(), time.monotonic()
+        watched = set(models.values())  # none, where Triton's own backends run the models
         while not self._stop.wait(_POLL):
             if self._process.status is not None:
                 self._report(f"the server ended with status {self._process.status}")
                 return True
-            casualty = any(process.has_died(one) for one in models)
-            if casualty or time.monotonic() - checked > self.settings.check_interval:
-                if casualty:
-                    self._report("a model process has died")
-                    self._state.set_serving(False)
-                if not self._check_models():
+            dead = watched - {model for one, model in models.items() if not process.has_died(one)}
+            if dead or time.monotonic() - checked > self.settings.check_interval:
+                for model in dead:
+                    self._report(f"the process of {model} has died")
+                    self._state.set_model(model, False)
+                if not self._check_models(dead):
                     return False
-                self._state.set_serving(True)
                 models, checked = self._process.model_processes(), time.monotonic()
         return True
 
-    def _check_models(self) -> bool:
-        """Send every canary and reload the models that fail; False where that does not help."""
+    def _check_models(self, dead: Set[str]) -> bool:
+        """Reload the dead models and those that fail their canary; False where it does not help."""
         for canary in self._canaries:
             if self._stop.is_set() or self._process.status is not None:
                 return True
-            ready = self._answers(canary)
+            ready = Health.DEAD if canary.model in dead else self._answers(canary)
             self._state.set_model(canary.model, ready is Health.ALIVE)
             if ready is not Health.DEAD:
                 continue
             self._process.has_casualties = True
             self._report(f"{canary.model} does not answer; loading it again")
+            self._process.kill_model(canary.model)  # it may hang, and hold what the next one needs
             if not self._reload(canary.model):
                 return self._stop.is_set() or self._process.status is not None
-            if canary.run(self._stub, self._canary_timeout) is not Health.ALIVE:
+            health = canary.run(self._stub, self._canary_timeout)
+            if health is not Health.ALIVE:
+                self._report(f"{canary.model} is {health.value} after it was loaded again")
                 return False
             self._state.set_model(canary.model, True)
             self._report(f"{canary.model} is back")
         return True
 
     def _reload(self, model: str) -> bool:
-        """Load a model anew. Triton skips an unchanged model, unless it is given its config."""
+        """Load a model anew, in a new process.
+
+        Triton skips an unchanged model, and takes over the instances, dead ones included, of one
+        whose config is the same. So it gets the config with something new in it.
+        """
         limit, request = self.settings.startup_timeout, service_pb2.ModelConfigRequest(name=model)
         try:
             config = self._stub.ModelConfig(request, timeout=self._canary_timeout).config
             load = service_pb2.RepositoryModelLoadRequest(model_name=model)
+            self._reloads += 1
+            config.parameters["reload"].string_value = str(self._reloads)
             load.parameters["config"].string_param = MessageToJson(
                 config, preserving_proto_field_name=True
             )

@@ -18,7 +18,7 @@ from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
 from teran.serving.background import BackgroundServer, background_server
 from tests.data import images
 
-MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment")
+MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment", "gallery")
 
 
 def children(server: BackgroundServer) -> list[psutil.Process]:
@@ -46,10 +46,12 @@ def test_killed_model_process_comes_back(
 ) -> None:
     photo = images(1, longest=40)[0]
     expected = client.match(photo, "a dog runs").score
-    model_process(server, model).kill()
-    assert wait_for(lambda: not server.is_ready(), 5), "readiness hides the dead process"
-    assert client.match(photo, "a dog runs").score == pytest.approx(expected, abs=1e-5)
-    assert wait_for(server.is_ready)
+    for _ in range(2):  # Triton treats a second reload of a model unlike the first
+        model_process(server, model).kill()
+        assert wait_for(lambda: not server.is_ready(), 5), "readiness hides the dead process"
+        assert client.match(photo, "a dog runs").score == pytest.approx(expected, abs=1e-5)
+        assert wait_for(server.is_ready)
+    assert server.process.poll() is None
 
 
 def test_hung_model_process_is_replaced(repository: Path, tmp_path: Path) -> None:

@@ -2,24 +2,28 @@
 
 import json
 import os
-import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from teran.errors import TeranError, TeranInputError
+from teran.errors import GalleryBusyError, TeranError, TeranInputError
 from teran.gallery.galleries import Galleries
 from teran.gallery.gallery import Model
 from teran.gallery.kernels import kernel
-from teran.gallery.service import Arrays, GalleryService, Request
+from teran.gallery.service import Arrays, GalleryService, Request, Respond
 from teran.serving.settings import GALLERY_FLUSH_VARIABLE, GALLERY_VARIABLE, THREADS_VARIABLE
 
 _INPUTS = ("embeddings", "boxes", "tokens", "record")
 
 
 class TritonPythonModel:
-    """Answers searches at once and writes when they are durable."""
+    """Answers every execution's searches together, and commits its writes together.
+
+    A write is answered from the execution it came with, not by a response sender later: requests
+    that wait for a sender are never answered when the process dies.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
@@ -32,31 +36,29 @@ class TritonPythonModel:
         self._service = GalleryService(self._galleries, model.embed_dim)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        self._service.handle([_read(request) for request in requests])
-        # Every request is answered through its sender, now or from the writing thread.
-        return [None] * len(requests)
+        answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
+        self._service.handle(
+            [_read(one, answer.set_result) for one, answer in zip(requests, answers, strict=True)]
+        )
+        return [_response(answer.result()) for answer in answers]
 
     def finalize(self) -> None:
         self._galleries.close()
 
 
-def _read(request: Any) -> Request:
-    inputs = {}
-    for name in _INPUTS:
-        tensor = pb_utils.get_input_tensor_by_name(request, name)
-        if tensor is not None:
-            inputs[name] = tensor.as_numpy()
-    sender, lock = request.get_response_sender(), threading.Lock()
-
-    def respond(answer: Arrays | TeranError) -> None:
-        if isinstance(answer, TeranError):
-            wrong = isinstance(answer, TeranInputError)
-            code = pb_utils.TritonError.INVALID_ARG if wrong else pb_utils.TritonError.INTERNAL
-            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
-        else:
-            tensors = [pb_utils.Tensor(name, value) for name, value in answer.items()]
-            response = pb_utils.InferenceResponse(tensors)
-        with lock:
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
+def _read(request: Any, respond: Respond) -> Request:
+    tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in _INPUTS}
+    inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
     return Request(json.loads(request.parameters() or "{}"), inputs, respond)
+
+
+def _response(answer: Arrays | TeranError) -> Any:
+    if not isinstance(answer, TeranError):
+        tensors = [pb_utils.Tensor(name, value) for name, value in answer.items()]
+        return pb_utils.InferenceResponse(tensors)
+    code = pb_utils.TritonError.INTERNAL
+    if isinstance(answer, TeranInputError):
+        code = pb_utils.TritonError.INVALID_ARG
+    elif isinstance(answer, GalleryBusyError):
+        code = pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))

@@ -1,0 +1,30 @@
+"""Writes to a gallery for as long as it lives, and prints what was acknowledged."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from teran.gallery.galleries import Galleries
+from teran.gallery.gallery import Model
+from teran.gallery.item import Item
+from teran.gallery.kernels import kernel
+from teran.gallery.pooling import Kind
+
+galleries = Galleries(Path(sys.argv[1]), Model("a" * 64, 64, "MrSw"), kernel(1))
+gallery = galleries.get_or_create("default", Kind.IMAGES)
+print("ready", flush=True)
+value = int(sys.argv[2]) * 1_000_000
+random = np.random.default_rng(value)
+while True:
+    rows = random.standard_normal((4, 36, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    items = []
+    for one in rows:
+        value += 1
+        name = f"i{random.integers(200)}"
+        items.append(Item(name, one.astype(np.float16), metadata={"v": value}))
+    waiting = [(item, galleries.write(gallery, [item])) for item in items]
+    for item, written in waiting:
+        written.result()
+        print(item.id, item.metadata["v"], flush=True)

@@ -1,0 +1,297 @@
+"""A gallery through writes, searches and restarts, against a plain dictionary."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from teran.errors import GalleryError, TeranInputError
+from teran.gallery.galleries import Galleries
+from teran.gallery.gallery import Model
+from teran.gallery.item import Item
+from teran.gallery.kernels import kernel
+from teran.gallery.pooling import Kind
+from teran.gallery.search import Query
+
+DIM = 64
+MODEL = Model("a" * 64, DIM, "MrSw")
+
+
+def unit(seed: int, rows: int) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal((rows, DIM)).astype(np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    return values
+
+
+def item(name: str, variant: int, **metadata: object) -> Item:
+    rows = unit(variant, (36, 36, 7)[variant % 3]).astype(np.float16)
+    return Item(name, rows, boxes=np.full((len(rows), 4), 0.5, np.float32), metadata=metadata)
+
+
+def opened(root: Path, model: Model = MODEL) -> Galleries:
+    return Galleries(root, model, kernel())
+
+
+@pytest.fixture
+def galleries(tmp_path: Path) -> Iterator[Galleries]:
+    made = opened(tmp_path / "root")
+    yield made
+    made.close()
+
+
+def fill(galleries: Galleries, items: list[Item], name: str = "default") -> None:
+    galleries.write(galleries.get_or_create(name, Kind.IMAGES), items).result(30)
+
+
+def found(galleries: Galleries, query: np.ndarray, k: int = 1000, name: str = "default", **where):  # type: ignore[no-untyped-def]
+    gallery = galleries.get(name)
+    result, keys = gallery.search([Query(query, k, exact=True)], [where or None])[0]
+    items = gallery.store.get(keys)
+    return [(items[key].id, hit.score) for hit, key in zip(result.hits, keys, strict=True)]
+
+
+def plain(items: dict[str, Item], query: np.ndarray) -> dict[str, float]:
+    scores = {}
+    for name, one in items.items():
+        best = (one.rows.astype(np.float32) @ query.T).max(axis=0)
+        scores[name] = float((best if len(one.rows) >= 36 else best.clip(0)).sum())
+    return scores
+
+
+class GalleryMachine(RuleBasedStateMachine):
+    """Any sequence of writes, deletions, searches and restarts agrees with a dictionary."""
+
+    ids = st.integers(0, 12).map(lambda i: f"item {i}")
+
+    @initialize()
+    def start(self) -> None:
+        self.root = Path(tempfile.mkdtemp())
+        self.galleries = opened(self.root)
+        self.expected: dict[str, Item] = {}
+        self.galleries.get_or_create("default", Kind.IMAGES)
+
+    @rule(names=st.lists(ids, min_size=1, max_size=5), seed=st.integers(0, 99))
+    def upsert(self, names: list[str], seed: int) -> None:
+        items = [item(name, seed + i, seed=seed) for i, name in enumerate(names)]
+        fill(self.galleries, items)
+        self.expected |= {one.id: one for one in items}
+
+    @rule(names=st.lists(ids, min_size=1, max_size=4))
+    def delete(self, names: list[str]) -> None:
+        gone = self.galleries.write(self.galleries.get("default"), deletes=names).result(30)
+        assert gone == len(set(names) & set(self.expected))
+        for name in names:
+            self.expected.pop(name, None)
+
+    @rule(clean=st.booleans(), keep_cache=st.booleans())
+    def restart(self, clean: bool, keep_cache: bool) -> None:
+        self.galleries.close()
+        compact = self.root / "galleries" / "default" / "compact"
+        if not clean:
+            (compact / "clean").unlink(missing_ok=True)
+        if not keep_cache:
+            shutil.rmtree(compact)
+        self.galleries = opened(self.root)
+
+    @rule(seed=st.integers(0, 9))
+    def search(self, seed: int) -> None:
+        query = unit(seed, 4)
+        expected = plain(self.expected, query)
+        hits = found(self.galleries, query)
+        assert {name for name, _ in hits} == set(expected)
+        for name, score in hits:
+            assert score == pytest.approx(expected[name], abs=1e-3)
+
+    @rule(seed=st.integers(0, 99))
+    def filtered(self, seed: int) -> None:
+        hits = found(self.galleries, unit(1, 3), seed=seed)
+        assert {name for name, _ in hits} == {
+            name for name, one in self.expected.items() if one.metadata["seed"] == seed
+        }
+
+    @invariant()
+    def counts_agree(self) -> None:
+        if hasattr(self, "expected"):
+            gallery = self.galleries.get("default")
+            assert len(gallery) == gallery.store.count() == len(self.expected)
+
+    def teardown(self) -> None:
+        if hasattr(self, "galleries"):
+            self.galleries.close()
+            shutil.rmtree(self.root)
+
+
+TestGalleryMachine = GalleryMachine.TestCase
+TestGalleryMachine.settings = settings(
+    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[*HealthCheck]
+)
+
+
+def test_items_come_back_as_they_went(galleries: Galleries) -> None:
+    metadata = {"label": "dög", "n": 2**62, "x": 1.5, "no": None, "deep": {"list": [1, "a", True]}}
+    stored = Item("é/1", unit(1, 36).astype(np.float16), uri="s3://x", text="t", metadata=metadata)
+    fill(galleries, [stored])
+    back = next(galleries.get("default").store.items())
+    assert (back.id, back.uri, back.text, back.metadata) == ("é/1", "s3://x", "t", metadata)
+    np.testing.assert_array_equal(back.rows, stored.rows)
+
+
+def test_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    fill(first, [item(f"i{i}", 3 * i) for i in range(20)])
+    query = unit(5, 4)
+    expected = found(first, query)
+    first.close()
+    compact = tmp_path / "galleries" / "default" / "compact"
+    for damage in (
+        lambda: (compact / "journal").write_text("nonsense"),
+        lambda: (compact / "00000-36.exact").write_bytes(b"short"),
+        lambda: (compact / "00000-36.int8").unlink(),
+    ):
+        damage()
+        again = opened(tmp_path)
+        assert found(again, query) == expected
+        again.close()
+
+
+def test_torn_rows_are_read_from_the_store(tmp_path: Path) -> None:
+    """What the cache holds is not trusted after a crash."""
+    first = opened(tmp_path)
+    fill(first, [item(f"i{i}", 3 * i) for i in range(5)])
+    query = unit(5, 4)
+    expected = found(first, query)
+    first.close()
+    compact = tmp_path / "galleries" / "default" / "compact"
+    (compact / "clean").unlink()
+    data = bytearray((compact / "00000-36.exact").read_bytes())
+    data[: 36 * DIM] = bytes(36 * DIM)
+    (compact / "00000-36.exact").write_bytes(data)
+    again = opened(tmp_path)
+    assert found(again, query) == expected
+    again.close()
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    fill(first, [item("a", 1)])
+    first.close()
+    other = opened(tmp_path, Model("b" * 64, DIM, "MrSw"))
+    with pytest.raises(GalleryError, match=r"made with another model \(aaaaaaaaaaaa"):
+        other.get("default")
+    fill(other, [item("a", 1)], "fresh")  # other galleries are not held up
+    other.close()
+    assert len(opened_and_closed(tmp_path)) == 1
+
+
+def opened_and_closed(root: Path) -> list[dict[str, object]]:
+    galleries = opened(root)
+    galleries.close()
+    told: list[dict[str, object]] = galleries.info()["galleries"]
+    return told
+
+
+@pytest.mark.usefixtures("galleries")
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match=r"in use by process \d+ since .*; one server at a time"):
+        opened(tmp_path / "root")
+
+
+def test_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(GalleryError, match=r"thesis\.doc is no part of a gallery"):
+        opened(tmp_path)
+    assert (tmp_path / "thesis.doc").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("victim", ["gallery.json", "store/edge_config.json"])
+def test_damaged_gallery_is_refused_and_kept(tmp_path: Path, victim: str) -> None:
+    first = opened(tmp_path)
+    fill(first, [item("a", 1)])
+    fill(first, [item("b", 1)], "whole")
+    first.close()
+    path = tmp_path / "galleries" / "default" / victim
+    path.write_bytes(b"damaged")
+    again = opened(tmp_path)
+    with pytest.raises(GalleryError, match="default"):
+        again.get("default")
+    assert [name for name, _ in found(again, unit(1, 2), name="whole")] == ["b"]
+    again.close()
+    assert path.read_bytes() == b"damaged"
+
+
+def test_alias_moves_between_galleries(galleries: Galleries, tmp_path: Path) -> None:
+    fill(galleries, [item("old", 1)], "v1")
+    fill(galleries, [item("new", 1)], "v2")
+    galleries.set_alias("live", "v1")
+    assert found(galleries, unit(1, 2), name="live")[0][0] == "old"
+    galleries.set_alias("live", "v2")
+    assert found(galleries, unit(1, 2), name="live")[0][0] == "new"
+    assert json.loads((tmp_path / "root" / "aliases.json").read_text()) == {"live": "v2"}
+    for alias, target, reason in (("v1", "v2", "is a gallery"), ("x", "none", "no gallery 'none'")):
+        with pytest.raises(TeranInputError, match=reason):
+            galleries.set_alias(alias, target)
+    with pytest.raises(TeranInputError, match="alias 'live' points at 'v2'"):
+        galleries.drop("v2")
+    galleries.drop("v1")
+    with pytest.raises(TeranInputError, match="there is no gallery 'v1'; there are live, v2"):
+        galleries.get("v1")
+
+
+def test_snapshot_brings_everything_back(galleries: Galleries) -> None:
+    fill(galleries, [item(f"i{i}", i) for i in range(10)])
+    expected = found(galleries, unit(3, 5))
+    path = galleries.run(lambda: galleries.snapshot("default")).result(30)
+    galleries.write(galleries.get("default"), deletes=["i1"]).result(30)
+    galleries.run(lambda: galleries.restore(path.name, "again")).result(30)
+    assert found(galleries, unit(3, 5), name="again") == expected
+    with pytest.raises(TeranInputError, match="there is a gallery 'again' already"):
+        galleries.restore(path.name, "again")
+    with pytest.raises(TeranInputError, match="no snapshot"):
+        galleries.restore("../../etc/passwd", "other")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(GalleryError, match=r"can't be (restored|read)"):
+        galleries.restore(path.name, "broken")
+    assert {one["name"] for one in galleries.info()["galleries"]} == {"default", "again"}
+
+
+@pytest.mark.parametrize("name", ["", "A", "../x", "a" * 65, "white space", ".hidden"])
+def test_names_that_are_refused(galleries: Galleries, name: str) -> None:
+    with pytest.raises(TeranInputError, match="gallery name"):
+        galleries.get_or_create(name, Kind.IMAGES)
+
+
+def test_filters(galleries: Galleries) -> None:
+    values = [("cat", 1, True), ("dog", 2, False), ("dog", 3, True)]
+    fill(
+        galleries,
+        [item(f"i{n}", n, label=label, n=n, yes=yes, deep={"n": n}) for label, n, yes in values],
+    )
+    cases: list[tuple[dict[str, Any], set[str]]] = [
+        ({"label": "dog"}, {"i2", "i3"}),
+        ({"label": {"in": ["cat", "cow"]}}, {"i1"}),
+        ({"label": {"in": []}}, set()),
+        ({"n": {"in": [1, 3]}}, {"i1", "i3"}),
+        ({"n": {"in": list(range(10_000))}}, {"i1", "i2", "i3"}),
+        ({"n": {"gt": 1, "lte": 3}}, {"i2", "i3"}),
+        ({"n": 2}, {"i2"}),
+        ({"n": 2.0}, {"i2"}),
+        ({"yes": True}, {"i1", "i3"}),
+        ({"yes": {"in": [False, "x"]}}, {"i2"}),
+        ({"label": "dog", "yes": True}, {"i3"}),
+        ({"deep.n": {"lt": 2}}, {"i1"}),
+        ({"absent": 1}, set()),
+    ]
+    for where, expected in cases:
+        assert {name for name, _ in found(galleries, unit(1, 3), **where)} == expected, where
+    tests: tuple[Any, ...] = ({"near": 3}, None, {"gt": "x"}, {"in": [1.5]})
+    for test in tests:
+        with pytest.raises(TeranInputError, match=r"where\['n'\]"):
+            found(galleries, unit(1, 3), n=test)
