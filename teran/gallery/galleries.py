@@ -394,8 +394,8 @@ def _take(path: Path) -> int:
         holder = os.read(descriptor, 200).decode(errors="replace").strip()
         os.close(descriptor)
         raise GalleryError(
-            f"{path.parent} is in use by {holder or 'another process'}; one server at a time can "
-            "hold it"
+            f"{path.parent} is in use by {holder or 'another process'}; give this server another "
+            "directory with --gallery"
         ) from error
     os.ftruncate(descriptor, 0)
     since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -159,7 +159,9 @@ class TritonProcess:
     def failures(self) -> list[str]:
         """What the log says went wrong with loading models, one sentence each."""
         failed = (re.search(r"failed to load '(\w+)' version \d+: (.*)", x) for x in self._tail)
-        found = [f"{match[1]}: {match[2]}" for match in failed if match]
+        # A Python model's error ends in its traceback.
+        reasons = [(match[1], match[2].split("\\n\\nAt:")[0]) for match in failed if match]
+        found = [f"{model}: {reason}" for model, reason in reasons]
         if not found:
             errors = [line for line in self._tail if line.startswith(("E", "error"))]
             found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]

@@ -21,8 +21,9 @@ def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def server(
     repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BackgroundServer]:
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    with background_server(repository, "--check-interval", "1", log=log) as running:
+    folder = tmp_path_factory.mktemp("server")
+    flags = ("--check-interval", "1", "--gallery", str(folder / "gallery"))
+    with background_server(repository, *flags, log=folder / "server.log") as running:
         yield running
 
 

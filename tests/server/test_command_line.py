@@ -1,6 +1,7 @@
 """The `teran` command as a user types it, against a real server."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from teran_client import TeranClient
 
 from teran.serving.background import BackgroundServer
@@ -101,6 +103,53 @@ def test_interrupt_ends_the_command(server: BackgroundServer, tmp_path: Path) ->
     assert not out.exists()
 
 
+def test_index_search_and_gallery_commands(
+    server: BackgroundServer, directory: Path, tmp_path: Path
+) -> None:
+    for path in directory.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "bad.npz").write_bytes(b"not an archive")
+    (tmp_path / "metadata.json").write_text(json.dumps({"image-1": {"label": "dog"}}))
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "image-1.png")
+    flags = ("--gallery", "cli", "--size", "640x480")
+    first = teran("index", tmp_path, *flags, url=server.url)
+    assert first.returncode == 1
+    assert "5 images indexed in cli" in first.stdout
+    assert "not indexed" in first.stderr
+    assert "bad.npz" in first.stderr
+    (tmp_path / "bad.npz").unlink()
+    second = teran("index", tmp_path, *flags, url=server.url)
+    assert second.returncode == 0
+    assert "0 images indexed in cli, 5 were there" in second.stdout
+
+    found = teran("search", "a dog runs", "-g", "cli", "-k", "3", "--json", url=server.url)
+    assert [set(hit) >= {"id", "score", "uri"} for hit in json.loads(found.stdout)["hits"]] == [
+        True
+    ] * 3
+    where = '{"label": "dog"}'
+    only = teran("search", "a dog", "-g", "cli", "--where", where, "--explain", url=server.url)
+    assert "image-1" in only.stdout
+    assert "best of 1 images" in only.stdout
+    page = tmp_path / "page.html"
+    teran("search", "a <dog>", "-g", "cli", "--html", page, url=server.url)
+    text = page.read_text()
+    assert "a &lt;dog&gt;" in text
+    assert "data:image/png;base64," in text
+
+    assert "cli" in teran("gallery", "info", url=server.url).stdout
+    snapshot = teran("gallery", "snapshot", "-g", "cli", url=server.url).stdout.strip()
+    restored = teran("gallery", "restore", Path(snapshot).name, "cli2", url=server.url)
+    assert "5 items restored to cli2" in restored.stdout
+    assert "live is cli2" in teran("gallery", "alias", "live", "cli2", url=server.url).stdout
+    gone = teran("gallery", "delete", "image-1", "absent", "-g", "cli", url=server.url)
+    assert "1 of 2 items removed" in gone.stdout
+    assert teran("gallery", "delete", "-g", "cli", url=server.url).returncode == 2
+    assert (
+        "cli removed"
+        in teran("gallery", "delete", "-g", "cli", "--everything", url=server.url).stdout
+    )
+
+
 def test_profile_prints_a_tree(server: BackgroundServer) -> None:
     result = teran("profile", "--calls", "5", url=server.url)
     assert "├─ network and server" in result.stdout
@@ -153,7 +202,8 @@ def test_convert_makes_a_bundle(tmp_path: Path) -> None:
 def test_every_command_has_help_with_an_example() -> None:
     for command in (
         *(("encode", "images"), ("encode", "captions"), ("match",), ("rank",), ("profile",)),
-        *(("serve",), ("export",), ("convert",), ("init-random",)),
+        *(("serve",), ("export",), ("convert",), ("init-random",), ("index",), ("search",)),
+        *(("gallery", name) for name in ("info", "delete", "snapshot", "restore", "alias")),
     ):
         result = teran(*command, "--help")
         assert result.returncode == 0

@@ -200,7 +200,7 @@ def opened_and_closed(root: Path) -> list[dict[str, object]]:
 
 @pytest.mark.usefixtures("galleries")
 def test_second_process_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GalleryError, match=r"in use by process \d+ since .*; one server at a time"):
+    with pytest.raises(GalleryError, match=r"in use by process \d+ since .*; give this"):
         opened(tmp_path / "root")
 
 
