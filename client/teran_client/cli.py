@@ -1,5 +1,6 @@
 """The `teran` command; other packages add to it through the `teran.commands` entry points."""
 
+import io
 import json
 import sys
 import zipfile
@@ -32,14 +33,19 @@ gallery_cli.register(app)
 
 
 def _save(out: Path, arrays: dict[str, Floats]) -> None:
-    """Write an .npz whose arrays may have any name, exactly at `out`."""
+    """Write an .npz whose arrays may have any name, exactly at `out`, whole or not at all."""
+    partial = out.with_name(f".{out.name}.partial")
     try:
-        with zipfile.ZipFile(out, "w") as archive:
+        with zipfile.ZipFile(partial, "w") as archive:
             for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
+                data = io.BytesIO()
+                np.lib.format.write_array(data, array, allow_pickle=False)
+                archive.writestr(f"{name}.npy", data.getbuffer())
+        partial.replace(out)
     except OSError as error:
         raise TeranInputError(f"can't write {out}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @encode.command("images")

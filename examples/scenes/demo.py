@@ -1,4 +1,4 @@
-"""The demo: export, serve, encode 1,000 unseen scenes over gRPC, rank them, show what was found."""
+"""The demo: export, serve, index 1,000 unseen scenes over gRPC, search them, show the results."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from teran_client import ImageRegions, TeranClient
+from teran_client import Entry, ImageRegions, Ranked, TeranClient
 from teran_export import ExportOptions, export
 
 from benchmarks import machine
@@ -22,6 +22,7 @@ from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
 from teran.serving.background import background_server
 
 MODEL = Path(__file__).parent / "model"
+GALLERY = "scenes"
 QUERIES = (
     "a big red heart above a small blue star",
     "two green rings and a striped purple box",
@@ -39,9 +40,14 @@ class Findings:
     sentences: Recall
     contrast: float
     nouns: float
+    searched: tuple[float, float]
+    """Image R@1 and R@10 as the gallery's searches give them."""
     images_per_second: float
     captions_per_second: float
+    indexed_per_second: float
+    searches_per_second: float
     caption_ms: float
+    search_ms: float
     match_ms: float
     precision: str
     scenes: int
@@ -83,6 +89,16 @@ def measure(client: TeranClient, samples: list[Sample], precision: str) -> Findi
     console.print(f"encoded {len(images)} images and {len(captions)} captions over gRPC")
     scores = client.score(regions, words)
     console.print(f"scored {scores.size:,} pairs")
+    started_index = time.perf_counter()
+    ids = client.index([Entry(image, image.name) for image in images], gallery=GALLERY)
+    indexed = time.perf_counter()
+    results = client.search(captions, k=10, gallery=GALLERY)
+    searched = time.perf_counter()
+    console.print(f"indexed {len(ids)} images and searched them for {len(results)} captions")
+    found = [
+        [hit.id for hit in result].index(name) if any(hit.id == name for hit in result) else 10
+        for result, name in zip(results, (images[i].name for i in owner), strict=True)
+    ]
 
     nouns: list[bool] = []
     match_times = []
@@ -98,19 +114,26 @@ def measure(client: TeranClient, samples: list[Sample], precision: str) -> Findi
         pair_images = [as_image(sample, f"contrast {i}") for sample in pair]
         pair_scores = client.score(pair_images, [sample.captions[0].text for sample in pair])
         contrast += contrast_hits(pair_scores)
-    caption_times = []
+    caption_times, search_times = [], []
     for caption_text in captions[:200]:
         before = time.perf_counter()
         client.encode_captions(caption_text)
-        caption_times.append(time.perf_counter() - before)
+        encoded = time.perf_counter()
+        client.search(caption_text, gallery=GALLERY)
+        caption_times.append(encoded - before)
+        search_times.append(time.perf_counter() - encoded)
     return Findings(
         Recall.of(image_ranks(scores, owner)),
         Recall.of(caption_ranks(scores, owner)),
         100 * float(np.mean(contrast)),
         100 * float(np.mean(nouns)),
+        (100 * float(np.mean(np.array(found) < 1)), 100 * float(np.mean(np.array(found) < 10))),
         len(images) / (encoded_images - started),
         len(captions) / (encoded_captions - encoded_images),
+        len(images) / (indexed - started_index),
+        len(captions) / (searched - indexed),
         1e3 * median(caption_times),
+        1e3 * median(search_times),
         1e3 * median(match_times),
         precision,
         len(samples),
@@ -131,11 +154,15 @@ def print_findings(f: Findings) -> None:
             "sentence retrieval R@1 / R@5 / R@10",
             f"{f.sentences.r1:.1f} / {f.sentences.r5:.1f} / {f.sentences.r10:.1f} %",
         ),
+        ("the same, found in the gallery, R@1 / R@10", "{:.1f} / {:.1f} %".format(*f.searched)),
         ("contrast pairs told apart", f"{f.contrast:.1f} %"),
         ("nouns whose best region is the right object", f"{f.nouns:.1f} %"),
         ("images encoded per second", f"{f.images_per_second:.0f}"),
         ("captions encoded per second", f"{f.captions_per_second:.0f}"),
-        ("one caption, median", f"{f.caption_ms:.1f} ms"),
+        ("images encoded and indexed per second", f"{f.indexed_per_second:.0f}"),
+        ("searches per second, many at once", f"{f.searches_per_second:.0f}"),
+        ("one caption encoded, median", f"{f.caption_ms:.1f} ms"),
+        ("one search, caption to images, median", f"{f.search_ms:.1f} ms"),
         ("one image-caption match, median", f"{f.match_ms:.1f} ms"),
     )
     for row in rows:
@@ -144,15 +171,19 @@ def print_findings(f: Findings) -> None:
 
 
 def run_queries(client: TeranClient, samples: list[Sample]) -> list[Query]:
-    """Rank all scenes for a few test captions and for sentences no scene was described by."""
+    """Search for a few test captions and for sentences no scene was described by."""
     images = [as_image(sample, f"scene {i}") for i, sample in enumerate(samples)]
-    regions = client.encode_images(images)
     asked: list[tuple[str, int | None]] = [(text, None) for text in QUERIES]
     asked += [(samples[i].captions[0].text, i) for i in range(0, min(len(samples), 40), 10)]
     queries = []
     for text, truth in asked:
-        ranking = client.rank(text, regions, k=5)
-        best = ranking[0].index
+        hits = client.search(text, k=5, gallery=GALLERY).hits
+        places = [int(hit.id.split()[1]) for hit in hits]
+        ranking = [
+            Ranked(place, hit.id, hit.score, hit.score_per_word)
+            for place, hit in zip(places, hits, strict=True)
+        ]
+        best = places[0]
         match = client.match(images[best], text)
         console.print(
             f"[bold]{text}[/bold] -> scene {best}, {match.score_per_word:.2f} per word"
@@ -181,7 +212,8 @@ def main() -> None:
         ExportOptions(options.bundle, repository, calibration=calibration), console.print
     )
     console.rule("2. serve")
-    with background_server(repository, log=options.out / "server.log") as server:
+    flags = ("--gallery", str(options.out / "gallery"))
+    with background_server(repository, *flags, log=options.out / "server.log") as server:
         console.print(f"Triton is ready on {server.url}")
         console.rule(f"3. {options.scenes} unseen scenes")
         samples = make_split("test", options.scenes)

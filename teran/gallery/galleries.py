@@ -30,6 +30,8 @@ from teran.gallery.pooling import Kind
 
 DEFAULT = "default"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_UNFINISHED = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,63}\.(new|dropped)")
+"""A gallery that was never finished being made, or removed."""
 _OWN = {"galleries", "aliases.json", "aliases.json.new", "snapshots", "LOCK", "lost+found"}
 _LARGEST_COMMIT = 256
 """Items written together."""
@@ -79,8 +81,8 @@ class Galleries:
         self._open: dict[str, Gallery] = {}
         self._unusable: dict[str, GalleryError] = {}
         for path in sorted(self._directory.iterdir()):
-            if path.name.startswith("."):
-                shutil.rmtree(path)  # its making was cut short, nothing was ever in it
+            if _UNFINISHED.fullmatch(path.name):
+                shutil.rmtree(path)
                 continue
             try:
                 self._open[path.name] = self._load(path.name)
@@ -297,8 +299,8 @@ class Galleries:
                     f"{path} is no part of a gallery; choose another directory, or move it away"
                 )
         for path in self._directory.iterdir():
-            name = path.name.removeprefix(".").split(".")[0]
-            if not path.is_dir() or not _NAME.fullmatch(name):
+            known = _NAME.fullmatch(path.name) or _UNFINISHED.fullmatch(path.name)
+            if not path.is_dir() or not known:
                 raise GalleryError(f"{path} is no gallery; move it away")
 
     def _read_aliases(self) -> dict[str, str]:

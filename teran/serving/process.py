@@ -136,8 +136,7 @@ class TritonProcess:
         environment = installation.environment()
         for model, threads in self._settings.thread_shares().items():
             environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
-        if self._settings.gallery:
-            environment[GALLERY_VARIABLE] = str(self._settings.gallery)
+        environment[GALLERY_VARIABLE] = str(self._settings.gallery_directory())
         environment[GALLERY_FLUSH_VARIABLE] = str(int(self._settings.gallery_flush))
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")

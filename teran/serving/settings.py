@@ -50,6 +50,11 @@ class ServeSettings:
     arguments: tuple[str, ...] = ()
     """Passed to `tritonserver` as they are."""
 
+    def gallery_directory(self) -> Path:
+        """Where the galleries are: beside the repository, unless said otherwise."""
+        repository = self.repository.absolute()
+        return (self.gallery or repository.with_name(f"{repository.name}.gallery")).absolute()
+
     def thread_shares(self) -> dict[str, int]:
         """Divide the thread budget among the engines.
 

@@ -44,10 +44,10 @@ class Supervisor:
         """
         # The link may move to a newer repository meanwhile; restarts stay with this one.
         check_repository(settings.repository)
-        link = settings.repository.absolute()
-        gallery = settings.gallery or link.with_name(f"{link.name}.gallery")
         settings = dataclasses.replace(
-            settings, repository=link.resolve(), gallery=gallery.absolute()
+            settings,
+            repository=settings.repository.resolve(),
+            gallery=settings.gallery_directory(),
         )
         self._installation = installation.find()
         self._canaries = read_canaries(settings.repository)

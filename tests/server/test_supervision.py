@@ -66,7 +66,7 @@ def test_hung_model_process_is_replaced(repository: Path, tmp_path: Path) -> Non
             assert hung.is_running()
             assert wait_for(server.is_ready)
             assert client.encode_captions("a dog").tokens[1] == "a"
-    assert not hung.is_running()
+    assert not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE
 
 
 def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path) -> None:

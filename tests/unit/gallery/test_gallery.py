@@ -209,6 +209,11 @@ def test_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match=r"thesis\.doc is no part of a gallery"):
         opened(tmp_path)
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
+    (tmp_path / "thesis.doc").unlink()
+    (tmp_path / "galleries" / ".git").mkdir(parents=True)
+    with pytest.raises(GalleryError, match=r"\.git is no gallery"):
+        opened(tmp_path)
+    assert (tmp_path / "galleries" / ".git").is_dir()
 
 
 @pytest.mark.parametrize("victim", ["gallery.json", "store/edge_config.json"])

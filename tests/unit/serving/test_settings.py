@@ -13,9 +13,16 @@ from teran.serving.settings import ServeSettings, available_cores
 
 def test_thread_budget_is_divided() -> None:
     shares = ServeSettings(Path(), threads=8).thread_shares()
-    assert shares == {"visual_encoder": 8, "textual_encoder": 8, "alignment": 4}
+    assert shares == {"visual_encoder": 8, "textual_encoder": 8, "alignment": 4, "gallery": 8}
     assert min(ServeSettings(Path(), threads=1).thread_shares().values()) == 1
     assert ServeSettings(Path()).thread_shares()["visual_encoder"] == available_cores()
+
+
+def test_gallery_is_beside_the_repository(tmp_path: Path) -> None:
+    settings = ServeSettings(tmp_path / "repository")
+    assert settings.gallery_directory() == tmp_path / "repository.gallery"
+    chosen = ServeSettings(tmp_path / "repository", gallery=tmp_path / "mine")
+    assert chosen.gallery_directory() == tmp_path / "mine"
 
 
 def test_ports() -> None:

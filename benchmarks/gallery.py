@@ -1,0 +1,359 @@
+"""Gallery search: our scan and its pruning against Qdrant's own exact MaxSim, and the floors.
+
+Everything runs on one gallery on disk, in one process, taking turns, so that a slow spell of the
+machine hits all of them alike. `--serve` adds the whole way through gRPC with the full-size model.
+"""
+
+import argparse
+import copy
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import qdrant_edge as edge
+import torch
+from rich.console import Console
+from rich.progress import track
+from teran_client import ImageRegions, TeranClient
+from teran_client.protocol import infer_request
+
+from benchmarks import machine
+from examples.scenes.dataset import make_split
+from examples.scenes.demo import MODEL as SCENES_MODEL
+from teran.gallery.gallery import Gallery, Model, create_gallery
+from teran.gallery.item import Item
+from teran.gallery.kernels import Rows, RowType, kernel
+from teran.gallery.kernels.base import to_bf16
+from teran.gallery.pooling import Kind, Pooling
+from teran.gallery.search import Query, Searcher
+from teran.gallery.store import VECTORS
+from teran.model import TeranModel
+from teran.serving.background import background_server
+from teran.serving.canary import connect
+from teran.serving.settings import available_cores
+from teran.tokenizer import CaptionTokenizer
+
+REGIONS, WORDS, K = 36, 12, 10
+console = Console()
+Floats = npt.NDArray[np.float32]
+
+
+def unit(values: npt.NDArray[Any]) -> Floats:
+    """Normalised in the last axis."""
+    result: Floats = values.astype(np.float32)
+    result /= np.linalg.norm(result, axis=-1, keepdims=True)
+    return result
+
+
+class Vectors:
+    """Random unit vectors: without structure, or around a low-dimensional set of topics."""
+
+    def __init__(self, dim: int, *, structured: bool) -> None:
+        self._random, self._dim = np.random.default_rng(0), dim
+        self._topics = unit(self._random.standard_normal((400, 48)) @ self._axes()) * structured
+
+    def _axes(self) -> npt.NDArray[Any]:
+        return self._random.standard_normal((48, self._dim))
+
+    def draw(self, rows: int) -> Floats:
+        """(rows, dim); with structure, near randomly chosen topics."""
+        noise = self._random.standard_normal((rows, self._dim)) / np.sqrt(self._dim)
+        chosen = self._topics[self._random.integers(len(self._topics), size=rows)]
+        return unit(chosen + (0.4 if chosen.any() else 1) * noise)
+
+
+def timed(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, list[float]]:
+    """Milliseconds of every call, taking turns, after one warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(repeat + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if i:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def read_bandwidth() -> float:
+    """GB a second that all cores read from memory together."""
+    block = np.ones(1 << 29, np.uint8).view(np.uint64)
+    parts = np.array_split(block, available_cores())
+
+    def run() -> None:
+        threads = [threading.Thread(target=part.max) for part in parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return float(block.nbytes / median(timed({"read": run}, 7)["read"]) / 1e6)
+
+
+def ceilings() -> dict[str, float]:
+    """GOP/s of one large matmul: OpenVINO's fp32 and bf16, torch's int8."""
+    found = {hint: machine.matmul_ceiling(hint) for hint in ("f32", "bf16")}
+    torch.set_num_threads(available_cores())
+    a = torch.randint(-127, 127, (1184, 2048), dtype=torch.int8)
+    b = torch.randint(-127, 127, (2048, 2048), dtype=torch.int8)
+    times = timed({"int8": lambda: torch._int_mm(a, b)}, 9)["int8"]
+    found["int8"] = 2 * 1184 * 2048 * 2048 / median(times) / 1e6
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) -> Gallery:
+    """A gallery of so many images on disk, with its bounds fitted."""
+    model = Model("0" * 64, dim, "MrSw")
+    create_gallery(directory, Kind.IMAGES, model)
+    gallery = Gallery(directory, directory.name, model, kernel())
+    for start in track(range(0, count, 64), f"storing {count} images", console=console):
+        size = min(64, count - start)
+        rows = draw(size * REGIONS).reshape(size, REGIONS, dim).astype(np.float16)
+        gallery.write([Item(f"{start + i}", one) for i, one in enumerate(rows)], [])
+    gallery.fit()
+    return gallery
+
+
+def measure(gallery: Gallery, queries: list[Floats], repeat: int, *, peer: bool) -> dict[str, Any]:
+    """Times, shares of the work, and recall of one gallery."""
+    compact, pooling = gallery._compact, Pooling("MrSw", Kind.IMAGES)
+    turn = iter(range(10**9))
+
+    def rows() -> Floats:
+        return queries[next(turn) % len(queries)]
+
+    scanner, pruner = Searcher(pooling, kernel()), Searcher(pooling, kernel())
+    without = _without_bounds(compact)
+    bf16 = [
+        Rows(to_bf16(chunk.exact_rows().float32(slice(None))), RowType.BF16)
+        for chunk in compact.chunks[:1]
+    ]
+
+    def scan_bf16() -> None:
+        kernel().scores(bf16[0], pooling.lanes([rows()]), clamp_rows=False)
+
+    def ask_peer() -> None:
+        nearest = edge.Query.Nearest(rows().tolist(), using=VECTORS)
+        gallery.store._shard.query(edge.QueryRequest(query=nearest, limit=K))
+
+    def scan_many(count: int) -> None:
+        scanner.search(without, [Query(rows()) for _ in range(count)])
+
+    calls: dict[str, Callable[[], object]] = {
+        "scan int8, 1 queries": partial(scan_many, 1),
+        "scan bf16, 1 query, first chunk": scan_bf16,
+    }
+    if compact.basis:
+        calls["pruned, 1 query"] = lambda: pruner.search(compact, [Query(rows(), exact=True)])
+    if peer:
+        calls["qdrant-edge exact MaxSim, 1 query"] = ask_peer
+    for count in (8, 64):
+        calls[f"scan int8, {count} queries"] = partial(scan_many, count)
+    times = timed(calls, repeat)
+    operations = 2 * len(gallery) * REGIONS * compact.chunks[0].rows().values.shape[2] * WORDS
+    exact = [scanner.search(without, [Query(q, K, exact=True)])[0] for q in queries]
+    scanned = [scanner.search(without, [Query(q, K)])[0] for q in queries]
+    result: dict[str, Any] = {
+        "images": len(gallery),
+        "dim": gallery.model.embed_dim,
+        "p50_ms": {name: round(median(values), 2) for name, values in times.items()},
+        "p95_ms": {name: round(quantiles(values, n=20)[-1], 2) for name, values in times.items()},
+        "gop_per_second": {
+            name: round(count * operations / median(times[name]) / 1e6, 1)
+            for name, count in ((f"scan int8, {n} queries", n) for n in (1, 8, 64))
+        },
+        "recall_at_10": {
+            "int8": _recall(exact, scanned),
+            "bf16, first chunk": _bf16_recall(bf16[0], compact, pooling, queries),
+        },
+        "scan_bytes": sum(chunk.rows().values.nbytes for chunk in compact.chunks),
+        "bytes_per_image": {
+            "memory": round(compact.memory_bytes() / len(gallery)),
+            "disk": round(gallery.info()["bytes_on_disk"] / len(gallery)),
+        },
+    }
+    if compact.basis:
+        found = [pruner.search(compact, [Query(q, K, exact=True)])[0] for q in queries]
+        result["recall_at_10"]["pruned"] = _recall(exact, found)
+        result["pruned_share"] = round(median(one.pruned for one in found), 4)
+        result["prefix_dims"] = compact.basis.length
+    return result
+
+
+def _without_bounds(compact: Any) -> Any:
+    """The same copy, searched without its bounds."""
+    other = copy.copy(compact)
+    other.basis = None
+    return other
+
+
+def _recall(exact: list[Any], found: list[Any]) -> float:
+    """Share of the exact results that were found, where equal scores count as equal."""
+    kept = sum(
+        len({round(hit.score, 5) for hit in a.hits} & {round(hit.score, 5) for hit in b.hits})
+        for a, b in zip(exact, found, strict=True)
+    )
+    return kept / sum(len({round(hit.score, 5) for hit in a.hits}) for a in exact)
+
+
+def _bf16_recall(rows: Rows, compact: Any, pooling: Pooling, queries: list[Floats]) -> float:
+    """Recall of a bf16 scan whose best 4 k are scored again, as for int8."""
+    kept = 0
+    for query in queries:
+        lanes = pooling.lanes([query])
+        exact = kernel().scores(compact.chunks[0].exact_rows(), lanes, clamp_rows=False)[0]
+        near = kernel().scores(rows, pooling.lanes([query]), clamp_rows=False)[0]
+        candidates = np.argsort(-near)[: 4 * K]
+        again = candidates[np.argsort(-exact[candidates])[:K]]
+        kept += len(set(again.tolist()) & set(np.argsort(-exact)[:K].tolist()))
+    return kept / (K * len(queries))
+
+
+def scenes(count: int) -> tuple[Callable[[int], Floats], list[Floats], int]:
+    """Real embeddings of the Scenes model: drawn in turn, with captions as queries."""
+    samples = make_split("train", count)
+    model = TeranModel.from_pretrained(SCENES_MODEL)
+    assert model.tokenizer is not None
+    tokenizer, parts = CaptionTokenizer(model.tokenizer), []
+    with torch.inference_mode():
+        for start in range(0, count, 100):
+            some = samples[start : start + 100]
+            features = torch.from_numpy(np.stack([one.features for one in some]))
+            boxes = torch.from_numpy(np.stack([one.boxes for one in some]))
+            parts.append(model.encode_images(features, boxes).numpy())
+        tokens = tokenizer.encode([one.captions[0].text for one in samples[:40]])
+        words = model.encode_captions(
+            torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.attention_mask)
+        ).numpy()
+    queries = [one[mask] for one, mask in zip(words, tokens.word_mask, strict=True)]
+    flat, place = np.concatenate(parts).reshape(-1, model.config.embed_dim), [0]
+
+    def draw(rows: int) -> Floats:
+        place[0] += rows
+        return unit(flat[place[0] - rows : place[0]])
+
+    return draw, queries, model.config.embed_dim
+
+
+def serve(repository: Path, images: int, seconds: float) -> dict[str, Any]:
+    """Caption string to the best ten of so many images through gRPC, one and eight clients."""
+    captions = [f"a man number {i % 90} is riding a wave on a board" for i in range(90)]
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ("--gallery", str(Path(folder) / "gallery"))
+        with background_server(repository, *flags) as server:
+            _fill(server.url, images)
+            result: dict[str, Any] = {"images": images}
+            for clients in (1, 8):
+                times: list[float] = []
+
+                def run(times: list[float] = times) -> None:
+                    with TeranClient(server.url) as client:
+                        client.search(captions[0], K)
+                        end = time.perf_counter() + seconds
+                        for i in range(10**9):
+                            start = time.perf_counter()
+                            if start > end:
+                                return
+                            client.search(captions[i % len(captions)], K)
+                            times.append(1e3 * (time.perf_counter() - start))
+
+                threads = [threading.Thread(target=run) for _ in range(clients)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                result[f"{clients} clients"] = {
+                    "p50_ms": round(median(times), 1),
+                    "p95_ms": round(quantiles(times, n=20)[-1], 1),
+                    "searches_per_second": round(len(times) / seconds, 1),
+                }
+            random = np.random.default_rng(0)
+            corner = random.random((REGIONS, 2)) * 0.5
+            boxes = np.concatenate([corner, corner + 0.3], axis=1).astype(np.float32)
+            features = random.exponential(1.1, (64, REGIONS, 2048)).astype(np.float32)
+            photos = [ImageRegions(one, boxes, f"p{i}") for i, one in enumerate(features)]
+            with TeranClient(server.url) as client:
+                client.index(photos[:8])
+                start = time.perf_counter()
+                client.index(photos)
+                result["indexed_per_second"] = round(64 / (time.perf_counter() - start), 1)
+    return result
+
+
+def _fill(url: str, images: int) -> None:
+    """Store random embeddings."""
+    vectors, (host, port) = Vectors(1024, structured=False), url.split(":")
+    channel, stub = connect(host, int(port))
+    for start in track(range(0, images, 32), f"storing {images} images", console=console):
+        rows = vectors.draw(32 * REGIONS).reshape(32, REGIONS, 1024)
+        records = [[json.dumps({"id": f"{start + i}"}).encode()] for i in range(32)]
+        inputs = {"embeddings": rows, "record": np.array(records, np.object_)}
+        stub.ModelInfer(infer_request("gallery", inputs, ["report"]), timeout=60)
+    channel.close()
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--scenes", type=int, default=4_000)
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--serve", type=Path, help="a full-size repository from `teran export`")
+    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="galleries go here")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+
+    root = options.work / "galleries"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    results: dict[str, Any] = {}
+    if options.serve:
+        results["through gRPC"] = serve(options.serve, options.images // 2, 20)
+        console.print(results["through gRPC"])
+    for name in ("random", "structured", "scenes"):
+        if name == "scenes":
+            draw, queries, dim = scenes(options.scenes)
+            count = options.scenes
+        else:
+            vectors = Vectors(1024, structured=name == "structured")
+            draw, dim, count = vectors.draw, 1024, options.images
+            queries = [vectors.draw(WORDS) for _ in range(40)]
+        gallery = build(root / name, count, draw, dim)
+        gallery.close()
+        start = time.perf_counter()
+        gallery = Gallery(root / name, name, replace(gallery.model), kernel())
+        ready = time.perf_counter() - start
+        results[name] = measure(gallery, queries, options.repeat, peer=True)
+        results[name]["restart_to_ready_s"] = round(ready, 2)
+        gallery.close()
+        shutil.rmtree(root / name)
+        console.print(name, results[name])
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "python -m benchmarks.gallery " + " ".join(sys.argv[1:]),
+        "machine": machine.describe(),
+        "kernel": kernel().name,
+        "read_gb_per_second": round(read_bandwidth(), 1),
+        "matmul_ceiling_gop_per_second": ceilings(),
+        "words": WORDS,
+        "regions": REGIONS,
+        "results": results,
+    }
+    path = options.out / "gallery.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    console.print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
