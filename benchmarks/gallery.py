@@ -46,6 +46,7 @@ from teran.serving.settings import available_cores
 from teran.tokenizer import CaptionTokenizer
 
 REGIONS, WORDS, K = 36, 12, 10
+DATA = ("random", "structured", "scenes")
 console = Console()
 Floats = npt.NDArray[np.float32]
 
@@ -312,6 +313,8 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help="a full-size repository from `teran export`")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="galleries go here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
+    parser.add_argument("--name", default="gallery", help="of the result file")
     options = parser.parse_args()
 
     root = options.work / "galleries"
@@ -321,7 +324,7 @@ def main() -> None:
     if options.serve:
         results["through gRPC"] = serve(options.serve, options.images // 2, 20)
         console.print(results["through gRPC"])
-    for name in ("random", "structured", "scenes"):
+    for name in options.data:
         if name == "scenes":
             draw, queries, dim = scenes(options.scenes)
             count = options.scenes
@@ -350,7 +353,7 @@ def main() -> None:
         "regions": REGIONS,
         "results": results,
     }
-    path = options.out / "gallery.json"
+    path = options.out / f"{options.name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     console.print(f"written to {path}")
 

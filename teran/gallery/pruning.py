@@ -23,8 +23,8 @@ NORM_SLACK = 1.02
 _ROUNDING = 2e-5
 """What fp32 sums may be off by, for a lane."""
 _ENERGY = 0.9
-_LARGEST_SHARE = 4
-"""A prefix has at most dim / this values; longer ones cost too much of a scan."""
+_LARGEST_SHARE = 0.25
+"""Of the dim, but at least one `DIM_STEP`: a longer prefix costs too much of a scan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class Basis:
         energy, vectors = np.linalg.eigh(second_moment)
         energy, vectors = energy[::-1].clip(0), vectors[:, ::-1]
         held = np.cumsum(energy) / max(energy.sum(), 1e-30)
-        for length in range(DIM_STEP, dim // _LARGEST_SHARE + 1, DIM_STEP):
+        longest = min(max(DIM_STEP, int(dim * _LARGEST_SHARE)), dim // 2)
+        for length in range(DIM_STEP, longest + 1, DIM_STEP):
             if held[length - 1] >= _ENERGY:
                 return cls(np.ascontiguousarray(vectors[:, :length], np.float32))
         return None

@@ -5,6 +5,7 @@ own backend of that name, plus these, which others ignore:
 
     max_length      most rows (regions or words) an item may have
     max_id          largest value an integer input may hold; the smallest is 0
+    static_rows     row counts, with commas, whose single items may get an engine of their own
     max_cells       most row-by-row products one request may ask for, where there is no batch limit
 """
 
