@@ -32,7 +32,8 @@ from teran_client.protocol import infer_request
 from benchmarks import machine
 from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL as SCENES_MODEL
-from teran.gallery.gallery import Gallery, Model, create_gallery
+from teran.gallery.base import Model
+from teran.gallery.gallery import LocalGallery, create_gallery
 from teran.gallery.item import Item
 from teran.gallery.kernels import Rows, RowType, kernel
 from teran.gallery.kernels.base import to_bf16
@@ -117,7 +118,7 @@ def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) 
     """A gallery of so many images on disk, with its bounds fitted."""
     model = Model("0" * 64, dim, "MrSw")
     create_gallery(directory, Kind.IMAGES, model)
-    gallery = Gallery(directory, directory.name, model, kernel())
+    gallery = LocalGallery(directory, directory.name, model, kernel())
     for start in track(range(0, count, 64), f"storing {count} images", console=console):
         size = min(64, count - start)
         rows = draw(size * REGIONS).reshape(size, REGIONS, dim).astype(np.float16)
@@ -335,7 +336,7 @@ def main() -> None:
         gallery = build(root / name, count, draw, dim)
         gallery.close()
         start = time.perf_counter()
-        gallery = Gallery(root / name, name, replace(gallery.model), kernel())
+        gallery = LocalGallery(root / name, name, replace(gallery.model), kernel())
         ready = time.perf_counter() - start
         results[name] = measure(gallery, queries, options.repeat, peer=True)
         results[name]["restart_to_ready_s"] = round(ready, 2)

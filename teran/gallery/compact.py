@@ -49,11 +49,16 @@ class Chunk:
     versions: list[int] = field(default_factory=list)
     present: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """(capacity,), whether a slot holds an item."""
+    stamps: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(capacity,), the gallery's generation when a slot was written last."""
+    changed: int = 0
+    """The largest of them."""
     free: list[int] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.present = np.zeros(self.capacity, bool)
+        self.stamps = np.zeros(self.capacity, np.int64)
 
     def __len__(self) -> int:
         """Slots in use, by items or by what was removed."""
@@ -63,9 +68,10 @@ class Chunk:
     def has_room(self) -> bool:
         return bool(self.free) or len(self.points) < self.capacity
 
-    def occupy(self, slot: int, point: UUID, version: int) -> None:
+    def occupy(self, slot: int, point: UUID, version: int, generation: int) -> None:
         """Give a slot to an item."""
         self.points[slot], self.versions[slot], self.present[slot] = point, version, True
+        self.stamps[slot] = self.changed = generation
 
     def vacate(self, slot: int) -> None:
         """Take a slot back."""
@@ -146,7 +152,7 @@ class Compact:
         self.chunks: list[Chunk] = []
         self.places: dict[UUID, tuple[Chunk, int]] = {}
         self.basis: Basis | None = None
-        self.generation = 0
+        self.generation = 1
         """Grows with every change."""
         self._journal: Any = None
         self._persistent = directory is not None
@@ -191,11 +197,11 @@ class Compact:
             slot = len(chunk)
             chunk.points.append(None)
             chunk.versions.append(0)
-        chunk.occupy(slot, point, version)
+        self.generation += 1
+        chunk.occupy(slot, point, version, self.generation)
         self.places[point] = chunk, slot
         if self._touched is not None:
             self._touched.add((chunk.number, slot))
-        self.generation += 1
         try:
             chunk.put(slot, arrays)
             self._note(_slot_line(chunk, slot))
@@ -376,7 +382,7 @@ class Compact:
             for slot, (point, version, check) in held.items():
                 if versions.get(point) == version and (clean or _check(chunk, slot) == check):
                     self.places[point] = chunk, slot
-                    chunk.occupy(slot, point, version)
+                    chunk.occupy(slot, point, version, 1)
             chunk.free = [slot for slot in range(used) if not chunk.present[slot]]
         self.basis = basis
 

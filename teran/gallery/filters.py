@@ -8,9 +8,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
-
-import qdrant_edge as edge
+from typing import Any, Protocol
 
 from teran.errors import TeranInputError
 
@@ -37,38 +35,50 @@ def parse_where(data: str | bytes) -> dict[str, Any]:
     return where
 
 
-def to_filter(where: Mapping[str, Any]) -> edge.Filter:
-    """Translate for the store.
+class Dialect(Protocol):
+    """How one of Qdrant's libraries writes a filter."""
+
+    def all_of(self, conditions: list[Any]) -> Any: ...
+    def any_of(self, conditions: list[Any]) -> Any: ...
+    def equals(self, path: str, value: str | int) -> Any: ...
+    def one_of(self, path: str, values: list[Any]) -> Any:
+        """The values are all text, or all whole numbers."""
+
+    def within(self, path: str, bounds: dict[str, float | None]) -> Any:
+        """`bounds` are by gt, gte, lt and lte."""
+
+
+def to_filter(where: Mapping[str, Any], dialect: Dialect) -> Any:
+    """Translate for a store.
 
     Raises:
         TeranInputError: a condition makes no sense.
     """
-    return edge.Filter(must=[_condition(key, test) for key, test in where.items()])
+    return dialect.all_of([_condition(key, test, dialect) for key, test in where.items()])
 
 
-def _condition(key: str, test: object) -> Any:
+def _condition(key: str, test: object, dialect: Dialect) -> Any:
     path = f"metadata.{key}"
     if isinstance(test, dict):
         if set(test) == {"in"} and isinstance(test["in"], list):
-            return _one_of(path, key, test["in"])
+            return _one_of(key, test["in"], dialect)
         if test and set(test) <= set(_BOUNDS) and all(_is_number(x) for x in test.values()):
             bounds = {name: float(test[name]) if name in test else None for name in _BOUNDS}
-            return edge.FieldCondition(key=path, range=edge.RangeFloat(**bounds))
+            return dialect.within(path, bounds)
         raise TeranInputError(
             f'where[{key!r}] is {str(test)[:80]}; expected a value, {{"in": [...]}}, or numbers '
             f"for {', '.join(_BOUNDS)}"
         )
     if isinstance(test, float):
-        bounds = {"gte": test, "lte": test, "gt": None, "lt": None}
-        return edge.FieldCondition(key=path, range=edge.RangeFloat(**bounds))
+        return dialect.within(path, {"gte": test, "lte": test, "gt": None, "lt": None})
     if isinstance(test, bool):
-        return edge.FieldCondition(key=f"flags.{key}", match=edge.MatchValue(_word(test)))
+        return dialect.equals(f"flags.{key}", _word(test))
     if isinstance(test, str | int):
-        return edge.FieldCondition(key=path, match=edge.MatchValue(test))
+        return dialect.equals(path, test)
     raise TeranInputError(f"where[{key!r}] is {test!r}, expected text, a number, true or false")
 
 
-def _one_of(path: str, key: str, values: list[Any]) -> Any:
+def _one_of(key: str, values: list[Any], dialect: Dialect) -> Any:
     """Values of several types are alternatives of each type."""
     if not all(isinstance(value, str | int) for value in values):
         raise TeranInputError(f"where[{key!r}]: 'in' takes texts, whole numbers, true or false")
@@ -77,12 +87,12 @@ def _one_of(path: str, key: str, values: list[Any]) -> Any:
     truths = [_word(value) for value in values if isinstance(value, bool)]
     tests: list[Any] = []
     if texts or not values:
-        tests.append(edge.FieldCondition(key=path, match=edge.MatchAny(texts)))
+        tests.append(dialect.one_of(f"metadata.{key}", texts))
     if numbers:
-        tests.append(edge.FieldCondition(key=path, match=edge.MatchAny(numbers)))
+        tests.append(dialect.one_of(f"metadata.{key}", numbers))
     if truths:
-        tests.append(edge.FieldCondition(key=f"flags.{key}", match=edge.MatchAny(truths)))
-    return edge.Filter(should=tests)
+        tests.append(dialect.one_of(f"flags.{key}", truths))
+    return dialect.any_of(tests)
 
 
 def flags(metadata: object) -> Any:

@@ -1,14 +1,14 @@
-"""One gallery: the durable store, the copy that is searched, and what keeps the two in step."""
+"""One gallery in a directory: the durable store, the copy that is searched, and what keeps the two in step."""
 
 import json
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
@@ -16,14 +16,17 @@ import numpy.typing as npt
 
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery import pruning
+from teran.gallery.base import Description, Model
 from teran.gallery.compact import Compact, prepare
-from teran.gallery.filters import to_filter
 from teran.gallery.item import Item, point_of
 from teran.gallery.kernels import Kernel
 from teran.gallery.kernels.base import DIM_STEP, Floats
 from teran.gallery.pooling import Kind, Pooling
 from teran.gallery.search import Found, Query, Searcher
 from teran.gallery.store import GalleryStore
+
+if TYPE_CHECKING:  # it needs torch
+    from teran.gallery.device import DeviceCopy
 
 _FEWEST_TO_PRUNE = 1000
 """Items; smaller galleries are scanned in no time."""
@@ -34,41 +37,18 @@ _MASKS = 64
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Model:
-    """What a gallery is bound to: embeddings of another model mean nothing to it."""
-
-    fingerprint: str
-    embed_dim: int
-    pooling: str
-
-
-@dataclass(frozen=True)
-class Description:
-    """A gallery's own file."""
-
-    kind: str
-    model: dict[str, Any]
-
-    def check(self, name: str, model: Model) -> None:
-        """Refuse a gallery of another model.
-
-        Raises:
-            GalleryError: it belongs to another.
-        """
-        theirs = self.model.get("fingerprint")
-        if theirs != model.fingerprint:
-            raise GalleryError(
-                f"gallery {name!r} was made with another model ({str(theirs)[:12]}, the server "
-                f"runs {model.fingerprint[:12]}); index its images again under another name"
-            )
-
-
-class Gallery:
+class LocalGallery:
     """Items of one kind. Writes come from one thread; searches from any, one at a time."""
 
     def __init__(
-        self, directory: Path, name: str, model: Model, kernel: Kernel, *, flush: bool = False
+        self,
+        directory: Path,
+        name: str,
+        model: Model,
+        kernel: Kernel,
+        *,
+        flush: bool = False,
+        device: "Callable[[], DeviceCopy] | None" = None,
     ) -> None:
         """Open the gallery in `directory`, which has its description already.
 
@@ -80,7 +60,7 @@ class Gallery:
         self.name, self.directory, self.model = name, directory, model
         self.kind = Kind(description.kind)
         pooling = Pooling(model.pooling, self.kind)
-        self._searcher = Searcher(pooling, kernel)
+        self._searcher = Searcher(pooling, kernel, device() if device else None)
         self._masks: OrderedDict[str, tuple[int, list[npt.NDArray[np.bool_]]]] = OrderedDict()
         self._lock = threading.Lock()
         self._fitted = 0
@@ -160,8 +140,8 @@ class Gallery:
 
     def search(
         self, queries: Sequence[Query], where: Sequence[dict[str, Any] | None]
-    ) -> list[tuple[Found, list[UUID]]]:
-        """Answer searches; each with the keys of the items it found.
+    ) -> list[Found]:
+        """Answer searches.
 
         Raises:
             TeranInputError: a filter makes no sense.
@@ -171,13 +151,7 @@ class Gallery:
                 replace(query, allowed=self._mask(condition)) if condition else query
                 for query, condition in zip(queries, where, strict=True)
             ]
-            found = self._searcher.search(self._compact, queries)
-            return [(one, [self._key(hit.chunk, hit.slot) for hit in one.hits]) for one in found]
-
-    def _key(self, chunk: int, slot: int) -> UUID:
-        point = self._compact.chunks[chunk].points[slot]
-        assert point is not None
-        return point
+            return self._searcher.search(self._compact, queries)
 
     def rows_of(self, identifier: str) -> Floats:
         """An item's embeddings (R, E), to search for more like it.
@@ -191,10 +165,9 @@ class Gallery:
                 raise TeranInputError(f"gallery {self.name!r} has no item {identifier[:64]!r}")
             return rows[:, : self.model.embed_dim].astype(np.float32)
 
-    def items_of(self, identifiers: Sequence[str]) -> list[Item]:
+    def items(self, points: Sequence[UUID]) -> dict[UUID, Item]:
         """Those of the items that are there, without their embeddings."""
-        points = [point_of(identifier) for identifier in identifiers]
-        return list(self.store.get(points, with_rows=False).values())
+        return self.store.get(points, with_rows=False)
 
     def similarity(self, point: UUID, query: Floats) -> Floats:
         """Cosines (R, W) of an item's rows and a query's; (0, W) for an item that is gone."""
@@ -228,7 +201,7 @@ class Gallery:
             self._masks.move_to_end(key)
             return known[1]
         masks = [np.zeros(len(chunk), bool) for chunk in self._compact.chunks]
-        for point in self.store.matching(to_filter(where)):
+        for point in self.store.matching(where):
             place = self._compact.places.get(point)
             if place:
                 masks[place[0].number][place[1]] = True

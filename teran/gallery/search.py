@@ -4,11 +4,14 @@ Two ways lead to the same fp32 scores of the stored embeddings:
 
 - *pruned*: bounds of all items, then scores of those that may be among the best. Provably exact.
 - *scanned*: int8 scores of all items, then scores of the best few times k. It is the fallback
-  where bounds tell too little, as for vectors without structure.
+  where bounds tell too little, as for vectors without structure. On a GPU, which is not short of
+  arithmetic, it is the only way, in the precision of the copy there.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,9 @@ from teran.gallery.compact import Chunk, Compact
 from teran.gallery.kernels import Kernel
 from teran.gallery.kernels.base import Floats, Lanes, Rows
 from teran.gallery.pooling import Kind, Pooling
+
+if TYPE_CHECKING:  # it needs torch
+    from teran.gallery.device import DeviceCopy
 
 RowsOf = Callable[[Chunk], Rows]
 
@@ -51,10 +57,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found: its place, and its scores in fp32."""
+    """An item that was found: its key, and its scores in fp32."""
 
-    chunk: int
-    slot: int
+    point: UUID
     score: float
     score_per_word: float
 
@@ -80,8 +85,11 @@ class Found:
 class Searcher:
     """Searches one gallery's compact copy."""
 
-    def __init__(self, pooling: Pooling, kernel: Kernel) -> None:
-        self._pooling, self._kernel = pooling, kernel
+    def __init__(
+        self, pooling: Pooling, kernel: Kernel, device: "DeviceCopy | None" = None
+    ) -> None:
+        """Search with `kernel`; where there is a copy on a device, that is scanned."""
+        self._pooling, self._kernel, self._device = pooling, kernel, device
         self._without_bounds = 0
 
     def search(self, compact: Compact, queries: Sequence[Query]) -> list[Found]:
@@ -90,6 +98,8 @@ class Searcher:
             return []
         lanes = self._pooling.lanes([query.rows for query in queries])
         work = _Work(self._pooling, self._kernel, compact, queries)
+        if self._device and len(compact) and not any(query.exact for query in queries):
+            return self._scanned_on(self._device, work, lanes)
         if compact.basis and (self._without_bounds == 0 or any(q.exact for q in queries)):
             found = self._pruned(work, lanes)
             if found is not None:
@@ -100,15 +110,21 @@ class Searcher:
 
     def _scanned(self, work: "_Work", lanes: Lanes) -> list[Found]:
         approximate = work.scores(lanes, Chunk.rows)
-        result = []
-        for i, query in enumerate(work.queries):
-            scores, count = approximate[i], work.allowed_count(i)
-            wanted = count if query.exact else max(query.k * _CANDIDATES, _FEWEST_CANDIDATES)
-            candidates = _best(scores, min(wanted, count))
-            exact = work.exact(i, candidates)
-            hits = work.hits(i, candidates, exact)
-            result.append(Found(hits, count, count, exact=len(candidates) == count))
-        return result
+        return [
+            work.found(i, _best(scores, work.candidate_count(i)))
+            for i, scores in enumerate(approximate)
+        ]
+
+    def _scanned_on(self, device: "DeviceCopy", work: "_Work", lanes: Lanes) -> list[Found]:
+        device.sync(work.compact)
+        best = device.candidates(
+            work.compact,
+            lanes,
+            [self._pooling.clamp_rows(chunk.length) for chunk in work.compact.chunks],
+            [work.allowed(i) for i in range(len(work.queries))],
+            [work.candidate_count(i) for i in range(len(work.queries))],
+        )
+        return [work.found(i, items) for i, items in enumerate(best)]
 
     def _pruned(self, work: "_Work", lanes: Lanes) -> list[Found] | None:
         """Search by bounds; None where they leave too much over."""
@@ -162,8 +178,23 @@ class _Work:
             everything if query.allowed is None else _join(query.allowed) for query in queries
         ]
 
+    def allowed(self, i: int) -> npt.NDArray[np.bool_]:
+        """Which items a query may find (N)."""
+        return self._allowed[i]
+
     def allowed_count(self, i: int) -> int:
         return int(np.count_nonzero(self._allowed[i]))
+
+    def candidate_count(self, i: int) -> int:
+        """How many of the best items by a coarse score are scored exactly."""
+        query, count = self.queries[i], self.allowed_count(i)
+        return count if query.exact else min(max(query.k * _CANDIDATES, _FEWEST_CANDIDATES), count)
+
+    def found(self, i: int, candidates: npt.NDArray[np.int64]) -> Found:
+        """The result of a scan, whose best items are scored again."""
+        hits = self.hits(i, candidates, self.exact(i, candidates))
+        count = self.allowed_count(i)
+        return Found(hits, count, count, exact=len(candidates) == count)
 
     def scores(self, lanes: Lanes, rows_of: RowsOf) -> Floats:
         """All queries against all items (Q, N); what must not be found is at minus infinity."""
@@ -217,22 +248,14 @@ class _Work:
             keep &= per_word >= query.min_score_per_word
         items, scores, per_word = items[keep], scores[keep], per_word[keep]
         points = [self._point(item) for item in items]
-        order = sorted(range(len(items)), key=lambda j: (-scores[j], points[j]))[: query.k]
-        owner = np.searchsorted(self._starts, items, side="right") - 1
-        return [
-            Hit(
-                int(owner[j]),
-                int(items[j] - self._starts[owner[j]]),
-                float(scores[j]),
-                float(per_word[j]),
-            )
-            for j in order
-        ]
+        order = sorted(range(len(items)), key=lambda j: (-scores[j], points[j].int))[: query.k]
+        return [Hit(points[j], float(scores[j]), float(per_word[j])) for j in order]
 
-    def _point(self, item: int) -> int:
+    def _point(self, item: int) -> UUID:
         number = int(np.searchsorted(self._starts, item, side="right")) - 1
         point = self.compact.chunks[number].points[int(item - self._starts[number])]
-        return point.int if point else 0
+        assert point is not None  # allowed slots hold an item
+        return point
 
 
 def _join(masks: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:

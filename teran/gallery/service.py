@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from teran.errors import GalleryError, TeranError, TeranInputError
+from teran.gallery.base import DEFAULT, Galleries, Gallery
 from teran.gallery.filters import parse_where
-from teran.gallery.galleries import DEFAULT, Galleries
-from teran.gallery.gallery import Gallery
-from teran.gallery.item import Item, Record, present_rows
+from teran.gallery.item import Item, Record, point_of, present_rows
 from teran.gallery.kernels.base import Floats
 from teran.gallery.pooling import Kind
 from teran.gallery.pruning import NORM_SLACK
@@ -208,20 +207,20 @@ class GalleryService:
         gallery = self._galleries.get_or_create(request.gallery, kind)
         self._later(
             request,
-            self._galleries.write(gallery, items),
+            self._galleries.writer.write(gallery, items),
             lambda _: [{"id": item.id, "stored": True} for item in items],
         )
 
     def _delete(self, request: Request) -> None:
         gallery = self._galleries.get(request.gallery)
         ids = [_identifier(data) for data in request.records()]
-        done = self._galleries.write(gallery, deletes=ids)
+        done = self._galleries.writer.write(gallery, deletes=ids)
         self._later(request, done, lambda count: [{"deleted": count}] * len(ids))
 
     def _get(self, request: Request) -> None:
         gallery = self._galleries.get(request.gallery)
         ids = [_identifier(data) for data in request.records()]
-        items = {item.id: item for item in gallery.items_of(ids)}
+        items = _items(gallery, ids)
         missing = [identifier for identifier in ids if identifier not in items]
         if missing:
             raise TeranInputError(f"gallery {gallery.name!r} has no item {missing[0][:64]!r}")
@@ -230,8 +229,7 @@ class GalleryService:
     def _known(self, request: Request) -> None:
         ids = [_identifier(data) for data in request.records()]
         try:
-            gallery = self._galleries.get(request.gallery)
-            there = {item.id for item in gallery.items_of(ids)}
+            there = set(_items(self._galleries.get(request.gallery), ids))
         except TeranInputError:  # not made yet
             there = set()
         request.respond(_reports([{"id": one, "known": one in there} for one in ids]))
@@ -244,25 +242,25 @@ class GalleryService:
 
     def _alias(self, request: Request) -> None:
         alias = request.get("alias", str, "")
-        done = self._galleries.run(lambda: self._galleries.set_alias(alias, request.gallery))
+        done = self._galleries.writer.run(lambda: self._galleries.set_alias(alias, request.gallery))
         self._later(request, done, lambda _: {"alias": alias, "gallery": request.gallery})
 
     def _drop(self, request: Request) -> None:
-        done = self._galleries.run(lambda: self._galleries.drop(request.gallery))
+        done = self._galleries.writer.run(lambda: self._galleries.drop(request.gallery))
         self._later(request, done, lambda _: {"dropped": request.gallery})
 
     def _snapshot(self, request: Request) -> None:
         name = request.gallery
-        job = self._galleries.start(lambda: {"snapshot": str(self._galleries.snapshot(name))})
+        job = self._galleries.writer.start(lambda: {"snapshot": self._galleries.snapshot(name)})
         request.respond(_report(request, {"job": job}))
 
     def _restore(self, request: Request) -> None:
         file, name = request.get("snapshot", str, ""), request.gallery
-        job = self._galleries.start(lambda: self._galleries.restore(file, name).info())
+        job = self._galleries.writer.start(lambda: self._galleries.restore(file, name).info())
         request.respond(_report(request, {"job": job}))
 
     def _job(self, request: Request) -> None:
-        result = self._galleries.result(request.get("job", int, 0))
+        result = self._galleries.writer.result(request.get("job", int, 0))
         request.respond(_report(request, {"done": result is not None, "result": result}))
 
     def _later(self, request: Request, done: Any, describe: Callable[[Any], Any]) -> None:
@@ -287,6 +285,12 @@ def _told(error: BaseException) -> TeranError:
         return error
     _log.error("a request failed", exc_info=error)
     return GalleryError(f"the gallery failed: {error}")
+
+
+def _items(gallery: Gallery, ids: Sequence[str]) -> dict[str, Item]:
+    """Those of the items that are there, by id."""
+    found = gallery.items([point_of(identifier) for identifier in ids])
+    return {item.id: item for item in found.values()}
 
 
 def _identifier(data: bytes) -> str:
@@ -327,11 +331,11 @@ def _reports(told: Sequence[object]) -> Arrays:
 def _results(
     gallery: Gallery,
     request: Request,
-    answers: Sequence[tuple[_Search, tuple[Found, Sequence[Any]]]],
+    answers: Sequence[tuple[_Search, Found]],
 ) -> Arrays:
     """Hits of all searches of a request, filled up with empty ids to the longest."""
     explain = request.get("explain", bool, False)
-    width = max(len(found.hits) for _, (found, _) in answers)
+    width = max(len(found.hits) for _, found in answers)
     shape = (len(answers), width)
     outputs: Arrays = {
         "ids": np.full(shape, b"", np.object_),
@@ -340,11 +344,11 @@ def _results(
         "records": np.full(shape, b"", np.object_),
     }
     reports = []
-    for i, (search, (found, keys)) in enumerate(answers):
-        items = gallery.store.get(keys, with_rows=False)
+    for i, (search, found) in enumerate(answers):
+        items = gallery.items([hit.point for hit in found.hits])
         place = 0
-        for hit, key in zip(found.hits, keys, strict=True):
-            item = items.get(key)
+        for hit in found.hits:
+            item = items.get(hit.point)
             if item is None:  # deleted a moment ago
                 continue
             told = item.described()

@@ -8,20 +8,19 @@ operating system holds. Losing power is survived by what was flushed: after ever
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import qdrant_edge as edge
 
 from teran.errors import GalleryError
-from teran.gallery.filters import flags
+from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
+from teran.gallery.layout import VECTORS, item_of, payload_of
 
-VECTORS = "rows"
 _PAGE = 256
 _PAGE_WITHOUT_VECTORS = 10_000
 RESERVE = 256 << 20
@@ -80,7 +79,7 @@ class GalleryStore:
                 self._version += 1
                 written.append(replace(item, version=self._version))
             points = [
-                edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, _payload(item))
+                edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, payload_of(item))
                 for item in written
             ]
             self._update(edge.UpdateOperation.upsert_points(points))
@@ -143,7 +142,7 @@ class GalleryStore:
     def items(self) -> Iterator[Item]:
         """Every item."""
         for record in self._scroll(_PAGE, with_payload=True, with_vector=True):
-            yield _item(record)
+            yield item_of(record)
 
     def get(self, points: Sequence[UUID], *, with_rows: bool = True) -> dict[UUID, Item]:
         """Those of the items that are there; without rows much faster."""
@@ -152,11 +151,16 @@ class GalleryStore:
         records = self._shard.retrieve(
             [str(point) for point in points], with_payload=True, with_vector=with_rows
         )
-        found = map(_item, records)
+        found = map(item_of, records)
         return {item.point: item for item in found}
 
-    def matching(self, condition: edge.Filter) -> list[UUID]:
-        """Keys of the items that a filter lets through."""
+    def matching(self, where: Mapping[str, Any]) -> list[UUID]:
+        """Keys of the items that a filter lets through.
+
+        Raises:
+            TeranInputError: the filter makes no sense.
+        """
+        condition = to_filter(where, _EdgeDialect())
         return [record.id for record in self._scroll(_PAGE_WITHOUT_VECTORS, filter=condition)]
 
     def _scroll(self, page: int, **options: Any) -> Iterator[Any]:
@@ -183,31 +187,20 @@ def _config(embed_dim: int) -> edge.EdgeConfig:
     return edge.EdgeConfig(vectors={VECTORS: vectors}, payload_memory=edge.Memory.Cold)
 
 
-def _payload(item: Item) -> dict[str, Any]:
-    known = {
-        "id": item.id,
-        "version": item.version,
-        "uri": item.uri,
-        "text": item.text,
-        "metadata": dict(item.metadata),
-        "flags": flags(item.metadata),
-        "tokens": list(item.tokens) or None,
-        "boxes": None if item.boxes is None else item.boxes.astype(float).round(6).tolist(),
-    }
-    return {key: value for key, value in known.items() if value is not None}
+class _EdgeDialect:
+    """Filters of the embedded engine."""
 
+    def all_of(self, conditions: list[Any]) -> Any:
+        return edge.Filter(must=conditions)
 
-def _item(record: Any) -> Item:
-    payload = record.payload
-    boxes = payload.get("boxes")
-    rows = np.array(record.vector[VECTORS], np.float16) if record.vector else np.empty((0, 0))
-    return Item(
-        id=payload["id"],
-        rows=rows.astype(np.float16),
-        boxes=None if boxes is None else np.array(boxes, np.float32),
-        tokens=tuple(payload.get("tokens", ())),
-        uri=payload.get("uri"),
-        text=payload.get("text"),
-        metadata=payload.get("metadata", {}),
-        version=int(payload["version"]),
-    )
+    def any_of(self, conditions: list[Any]) -> Any:
+        return edge.Filter(should=conditions)
+
+    def equals(self, path: str, value: str | int) -> Any:
+        return edge.FieldCondition(key=path, match=edge.MatchValue(value))
+
+    def one_of(self, path: str, values: list[Any]) -> Any:
+        return edge.FieldCondition(key=path, match=edge.MatchAny(values))
+
+    def within(self, path: str, bounds: dict[str, float | None]) -> Any:
+        return edge.FieldCondition(key=path, range=edge.RangeFloat(**bounds))

@@ -9,10 +9,11 @@ from teran.extras import needs
 
 
 def register(app: typer.Typer) -> None:
-    """Add the sub-command to `app`."""
+    """Add the sub-commands to `app`."""
     app.command(
         context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
     )(serve)
+    app.command("move-gallery")(move_gallery)
 
 
 def serve(
@@ -52,6 +53,26 @@ def serve(
             help="Acknowledge a write only when it would survive a loss of power.",
         ),
     ] = False,
+    gallery_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TERAN_GALLERY_URL",
+            help="A Qdrant cluster that holds the galleries, http://host:6333, not the directory.",
+        ),
+    ] = None,
+    gallery_api_key: Annotated[
+        str | None, typer.Option(envvar="TERAN_GALLERY_API_KEY", help="The cluster's key.")
+    ] = None,
+    gallery_device: Annotated[
+        str,
+        typer.Option(envvar="TERAN_GALLERY_DEVICE", help="Where to scan: cpu, cuda or cuda:N."),
+    ] = "cpu",
+    gallery_precision: Annotated[
+        str,
+        typer.Option(
+            envvar="TERAN_GALLERY_PRECISION", help="Of a GPU's copy: fp16, bf16 or fp8."
+        ),
+    ] = "fp16",
     threads: Annotated[
         int,
         typer.Option(envvar="TERAN_THREADS", min=0, help="For all engines together; 0: all cores."),
@@ -89,6 +110,10 @@ def serve(
         health_port=health_port,
         gallery=gallery,
         gallery_flush=gallery_flush,
+        gallery_url=gallery_url,
+        gallery_api_key=gallery_api_key,
+        gallery_device=gallery_device,
+        gallery_precision=gallery_precision,
         threads=threads,
         startup_timeout=startup_timeout,
         shutdown_timeout=shutdown_timeout,
@@ -98,3 +123,39 @@ def serve(
     )
     status = Supervisor(settings, lambda line: typer.echo(line)).run()
     raise typer.Exit(status if status >= 0 else 128 - status)
+
+
+def move_gallery(
+    directory: Annotated[
+        Path, typer.Argument(envvar="TERAN_GALLERY", help="Of galleries that no server uses now.")
+    ],
+    gallery_url: Annotated[
+        str, typer.Option(envvar="TERAN_GALLERY_URL", help="The cluster, http://host:6333.")
+    ],
+    gallery: Annotated[str, typer.Option("--gallery", "-g", help="Its name.")] = "default",
+    gallery_api_key: Annotated[
+        str | None, typer.Option(envvar="TERAN_GALLERY_API_KEY", help="The cluster's key.")
+    ] = None,
+) -> None:
+    """Copy a gallery from a directory into a Qdrant cluster; repeat it where it was interrupted.
+
+    Example: teran move-gallery repository.gallery --gallery-url http://qdrant:6333
+    """
+    with needs("server"):
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress
+
+        from teran.gallery.cluster import connect
+        from teran.gallery.migration import migrate
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"moving {gallery}", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        moved = migrate(directory, gallery, connect(gallery_url, gallery_api_key), show)
+    typer.echo(
+        f"{moved.items} items of {gallery} are in the cluster, {moved.copied} of them copied now; "
+        "the directory was not changed"
+    )

@@ -18,12 +18,7 @@ import psutil
 
 from teran.errors import ServingError
 from teran.serving.installation import TritonInstallation
-from teran.serving.settings import (
-    GALLERY_FLUSH_VARIABLE,
-    GALLERY_VARIABLE,
-    THREADS_VARIABLE,
-    ServeSettings,
-)
+from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
 _SHM = Path("/dev/shm")
 _SHM_NAME = "teran-{pid}-"
@@ -136,8 +131,7 @@ class TritonProcess:
         environment = installation.environment()
         for model, threads in self._settings.thread_shares().items():
             environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
-        environment[GALLERY_VARIABLE] = str(self._settings.gallery_directory())
-        environment[GALLERY_FLUSH_VARIABLE] = str(int(self._settings.gallery_flush))
+        environment |= self._settings.gallery_environment()
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         return environment

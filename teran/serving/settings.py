@@ -8,6 +8,13 @@ GALLERY_VARIABLE = "TERAN_GALLERY"
 """Environment variable that tells the gallery model its directory."""
 GALLERY_FLUSH_VARIABLE = "TERAN_GALLERY_FLUSH"
 """1 where writes must survive a loss of power before they are acknowledged."""
+GALLERY_URL_VARIABLE = "TERAN_GALLERY_URL"
+"""Address of a Qdrant cluster that holds the galleries, instead of the directory."""
+GALLERY_API_KEY_VARIABLE = "TERAN_GALLERY_API_KEY"
+GALLERY_DEVICE_VARIABLE = "TERAN_GALLERY_DEVICE"
+"""Where galleries are scanned: cpu, or a GPU by its torch name."""
+GALLERY_PRECISION_VARIABLE = "TERAN_GALLERY_PRECISION"
+"""How embeddings are kept in a GPU's memory."""
 THREADS_VARIABLE = "TERAN_THREADS_{model}"
 """Environment variable that tells an engine its part of the server's thread budget. Set before the
 server starts, it decides."""
@@ -37,6 +44,13 @@ class ServeSettings:
     """Directory of the galleries; None stands for one beside the repository."""
     gallery_flush: bool = False
     """Flush every write to the disk before it is acknowledged."""
+    gallery_url: str | None = None
+    """A Qdrant cluster that holds the galleries, instead of the directory."""
+    gallery_api_key: str | None = None
+    gallery_device: str = "cpu"
+    """Where galleries are scanned: "cpu", "cuda", "cuda:1"."""
+    gallery_precision: str = "fp16"
+    """How embeddings are kept in a GPU's memory: fp16, bf16 or fp8."""
     threads: int = 0
     """Threads for all engines together; 0 stands for the available cores."""
     startup_timeout: float = 300.0
@@ -54,6 +68,18 @@ class ServeSettings:
         """Where the galleries are: beside the repository, unless said otherwise."""
         repository = self.repository.absolute()
         return (self.gallery or repository.with_name(f"{repository.name}.gallery")).absolute()
+
+    def gallery_environment(self) -> dict[str, str]:
+        """What the gallery model reads."""
+        values = {
+            GALLERY_VARIABLE: str(self.gallery_directory()),
+            GALLERY_FLUSH_VARIABLE: str(int(self.gallery_flush)),
+            GALLERY_URL_VARIABLE: self.gallery_url,
+            GALLERY_API_KEY_VARIABLE: self.gallery_api_key,
+            GALLERY_DEVICE_VARIABLE: self.gallery_device,
+            GALLERY_PRECISION_VARIABLE: self.gallery_precision,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def thread_shares(self) -> dict[str, int]:
         """Divide the thread budget among the engines.

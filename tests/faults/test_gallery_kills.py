@@ -20,8 +20,8 @@ import pytest
 from teran_client import Entry, ImageRegions, TeranClient, TeranError
 
 from teran.errors import GalleryError, ServingError
-from teran.gallery.galleries import Galleries
-from teran.gallery.gallery import Model
+from teran.gallery.galleries import LocalGalleries
+from teran.gallery.base import Model
 from teran.gallery.item import Item
 from teran.gallery.kernels import kernel
 from teran.gallery.pooling import Kind
@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk_is_an_error_and_searches_go_on(small_disk: Path) -> None:
-    galleries = Galleries(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
+    galleries = LocalGalleries(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
     gallery = galleries.get_or_create("default", Kind.IMAGES)
     values = np.random.default_rng(0)
     stored = 0
@@ -219,7 +219,7 @@ def test_full_disk_is_an_error_and_searches_go_on(small_disk: Path) -> None:
     refusal: GalleryError | None = None
     while stored < 20_000 and not refusal:
         try:
-            galleries.write(gallery, some(64)).result(30)
+            galleries.writer.write(gallery, some(64)).result(30)
             stored += 64
         except GalleryError as error:
             refusal = error
@@ -229,9 +229,9 @@ def test_full_disk_is_an_error_and_searches_go_on(small_disk: Path) -> None:
     query = np.eye(256, dtype=np.float32)[:5]
     result = gallery.search([Query(query, k=1000, exact=True)], [None])[0][0]
     assert len(result.hits) == min(stored, 1000)
-    assert galleries.write(gallery, deletes=["i0"]).result(30) == 1  # which makes room
+    assert galleries.writer.write(gallery, deletes=["i0"]).result(30) == 1  # which makes room
     galleries.close()
-    again = Galleries(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
+    again = LocalGalleries(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
     assert len(again.get("default")) == again.get("default").store.count() == stored - 1
     again.close()
 
@@ -252,7 +252,7 @@ def test_group_commits_survive_kills_at_random_moments(tmp_path: Path) -> None:
                 name, value = line.split()
                 acknowledged[name] = int(value)
         process.wait()
-    galleries = Galleries(tmp_path / "root", Model("a" * 64, 64, "MrSw"), kernel())
+    galleries = LocalGalleries(tmp_path / "root", Model("a" * 64, 64, "MrSw"), kernel())
     gallery = galleries.get("default")
     there = {one.id: one for one in gallery.store.items()}
     assert acknowledged

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from teran.gallery.galleries import Galleries
-from teran.gallery.gallery import Model
+from teran.gallery.galleries import LocalGalleries
+from teran.gallery.base import Model
 from teran.gallery.item import Item
 from teran.gallery.kernels import kernel
 from teran.gallery.pooling import Kind
 
-galleries = Galleries(Path(sys.argv[1]), Model("a" * 64, 64, "MrSw"), kernel(1))
+galleries = LocalGalleries(Path(sys.argv[1]), Model("a" * 64, 64, "MrSw"), kernel(1))
 gallery = galleries.get_or_create("default", Kind.IMAGES)
 print("ready", flush=True)
 value = int(sys.argv[2]) * 1_000_000
@@ -24,7 +24,7 @@ while True:
         value += 1
         name = f"i{random.integers(200)}"
         items.append(Item(name, one.astype(np.float16), metadata={"v": value}))
-    waiting = [(item, galleries.write(gallery, [item])) for item in items]
+    waiting = [(item, galleries.writer.write(gallery, [item])) for item in items]
     for item, written in waiting:
         written.result()
         print(item.id, item.metadata["v"], flush=True)

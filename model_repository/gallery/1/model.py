@@ -3,17 +3,19 @@
 import json
 import os
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import GalleryBusyError, TeranError, TeranInputError
-from teran.gallery.galleries import Galleries
-from teran.gallery.gallery import Model
+from teran.gallery.base import Galleries, Model
+from teran.gallery.galleries import LocalGalleries
 from teran.gallery.kernels import kernel
 from teran.gallery.service import Arrays, GalleryService, Request, Respond
-from teran.serving.settings import GALLERY_FLUSH_VARIABLE, GALLERY_VARIABLE, THREADS_VARIABLE
+from teran.serving import settings
+from teran.serving.settings import THREADS_VARIABLE
 
 _INPUTS = ("embeddings", "boxes", "tokens", "record")
 
@@ -29,10 +31,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         values = {name: entry["string_value"] for name, entry in parameters.items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
-        threads = int(os.environ.get(THREADS_VARIABLE.format(model="GALLERY"), "0"))
-        flush = os.environ.get(GALLERY_FLUSH_VARIABLE) == "1"
-        directory = Path(os.environ[GALLERY_VARIABLE])
-        self._galleries = Galleries(directory, model, kernel(threads), flush=flush)
+        self._galleries = _open_galleries(model)
         self._service = GalleryService(self._galleries, model.embed_dim)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -44,6 +43,27 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._galleries.close()
+
+
+def _open_galleries(model: Model) -> Galleries:
+    """Galleries of a directory or a cluster, as the server's settings say."""
+    environment = os.environ
+    chosen = kernel(int(environment.get(THREADS_VARIABLE.format(model="GALLERY"), "0")))
+    if url := environment.get(settings.GALLERY_URL_VARIABLE):
+        from teran.gallery.cluster import ClusterGalleries, connect
+
+        client = connect(url, environment.get(settings.GALLERY_API_KEY_VARIABLE))
+        return ClusterGalleries(client, model, chosen)
+    flush = environment.get(settings.GALLERY_FLUSH_VARIABLE) == "1"
+    directory = Path(environment[settings.GALLERY_VARIABLE])
+    device = environment.get(settings.GALLERY_DEVICE_VARIABLE, "cpu")
+    if device == "cpu":
+        return LocalGalleries(directory, model, chosen, flush=flush)
+    from teran.gallery.device import DeviceCopy
+
+    precision = environment.get(settings.GALLERY_PRECISION_VARIABLE, "fp16")
+    copy = partial(DeviceCopy, device, precision)
+    return LocalGalleries(directory, model, chosen, flush=flush, device=copy)
 
 
 def _read(request: Any, respond: Respond) -> Request:

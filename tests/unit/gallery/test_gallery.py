@@ -1,9 +1,9 @@
 """A gallery through writes, searches and restarts, against a plain dictionary."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.galleries import Galleries
-from teran.gallery.gallery import Model
+from teran.gallery.galleries import LocalGalleries
+from teran.gallery.base import Galleries, Model
+from teran.gallery.cluster import ClusterGalleries, connect
+from teran.gallery.device import DeviceCopy
 from teran.gallery.item import Item
 from teran.gallery.kernels import kernel
 from teran.gallery.pooling import Kind
@@ -36,26 +38,46 @@ def item(name: str, variant: int, **metadata: object) -> Item:
     return Item(name, rows, boxes=np.full((len(rows), 4), 0.5, np.float32), metadata=metadata)
 
 
-def opened(root: Path, model: Model = MODEL) -> Galleries:
-    return Galleries(root, model, kernel())
+def opened(root: Path, model: Model = MODEL) -> LocalGalleries:
+    return LocalGalleries(root, model, kernel())
 
 
 @pytest.fixture
-def galleries(tmp_path: Path) -> Iterator[Galleries]:
+def galleries(tmp_path: Path) -> Iterator[LocalGalleries]:
     made = opened(tmp_path / "root")
     yield made
     made.close()
 
 
+@pytest.fixture(params=["directory", "cluster", "device"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Galleries]:
+    """Galleries in a directory, in a cluster, and scanned on a device."""
+    made: Galleries
+    if request.param == "cluster":
+        made = ClusterGalleries(connect(":memory:"), MODEL, kernel())
+    else:
+        device = partial(DeviceCopy, "cpu") if request.param == "device" else None
+        made = LocalGalleries(tmp_path / "root", MODEL, kernel(), device=device)
+    yield made
+    made.close()
+
+
 def fill(galleries: Galleries, items: list[Item], name: str = "default") -> None:
-    galleries.write(galleries.get_or_create(name, Kind.IMAGES), items).result(30)
+    galleries.writer.write(galleries.get_or_create(name, Kind.IMAGES), items).result(30)
 
 
-def found(galleries: Galleries, query: np.ndarray, k: int = 1000, name: str = "default", **where):  # type: ignore[no-untyped-def]
+def found(
+    galleries: Galleries,
+    query: np.ndarray,
+    k: int = 1000,
+    name: str = "default",
+    exact: bool = True,
+    **where: Any,
+) -> list[tuple[str, float]]:
     gallery = galleries.get(name)
-    result, keys = gallery.search([Query(query, k, exact=True)], [where or None])[0]
-    items = gallery.store.get(keys)
-    return [(items[key].id, hit.score) for hit, key in zip(result.hits, keys, strict=True)]
+    result = gallery.search([Query(query, k, exact=exact)], [where or None])[0]
+    items = gallery.items([hit.point for hit in result.hits])
+    return [(items[hit.point].id, hit.score) for hit in result.hits]
 
 
 def plain(items: dict[str, Item], query: np.ndarray) -> dict[str, float]:
@@ -69,12 +91,18 @@ def plain(items: dict[str, Item], query: np.ndarray) -> dict[str, float]:
 class GalleryMachine(RuleBasedStateMachine):
     """Any sequence of writes, deletions, searches and restarts agrees with a dictionary."""
 
+    def open(self) -> LocalGalleries:
+        return opened(self.root)
+
+    def hits(self, query: np.ndarray, **where: Any) -> list[tuple[str, float]]:
+        return found(self.galleries, query, **where)
+
     ids = st.integers(0, 12).map(lambda i: f"item {i}")
 
     @initialize()
     def start(self) -> None:
         self.root = Path(tempfile.mkdtemp())
-        self.galleries = opened(self.root)
+        self.galleries = self.open()
         self.expected: dict[str, Item] = {}
         self.galleries.get_or_create("default", Kind.IMAGES)
 
@@ -86,7 +114,7 @@ class GalleryMachine(RuleBasedStateMachine):
 
     @rule(names=st.lists(ids, min_size=1, max_size=4))
     def delete(self, names: list[str]) -> None:
-        gone = self.galleries.write(self.galleries.get("default"), deletes=names).result(30)
+        gone = self.galleries.writer.write(self.galleries.get("default"), deletes=names).result(30)
         assert gone == len(set(names) & set(self.expected))
         for name in names:
             self.expected.pop(name, None)
@@ -99,20 +127,20 @@ class GalleryMachine(RuleBasedStateMachine):
             (compact / "clean").unlink(missing_ok=True)
         if not keep_cache:
             shutil.rmtree(compact)
-        self.galleries = opened(self.root)
+        self.galleries = self.open()
 
     @rule(seed=st.integers(0, 9))
     def search(self, seed: int) -> None:
         query = unit(seed, 4)
         expected = plain(self.expected, query)
-        hits = found(self.galleries, query)
+        hits = self.hits(query)
         assert {name for name, _ in hits} == set(expected)
         for name, score in hits:
             assert score == pytest.approx(expected[name], abs=1e-3)
 
     @rule(seed=st.integers(0, 99))
     def filtered(self, seed: int) -> None:
-        hits = found(self.galleries, unit(1, 3), seed=seed)
+        hits = self.hits(unit(1, 3), seed=seed)
         assert {name for name, _ in hits} == {
             name for name, one in self.expected.items() if one.metadata["seed"] == seed
         }
@@ -129,13 +157,26 @@ class GalleryMachine(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
-TestGalleryMachine = GalleryMachine.TestCase
-TestGalleryMachine.settings = settings(
+class DeviceMachine(GalleryMachine):
+    """The same, scanned by a copy that must keep in step with every write."""
+
+    def open(self) -> LocalGalleries:
+        return LocalGalleries(self.root, MODEL, kernel(), device=partial(DeviceCopy, "cpu"))
+
+    def hits(self, query: np.ndarray, **where: Any) -> list[tuple[str, float]]:
+        return found(self.galleries, query, exact=False, **where)
+
+
+_SETTINGS = settings(
     max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[*HealthCheck]
 )
+TestGalleryMachine = GalleryMachine.TestCase
+TestGalleryMachine.settings = _SETTINGS
+TestDeviceMachine = DeviceMachine.TestCase
+TestDeviceMachine.settings = _SETTINGS
 
 
-def test_items_come_back_as_they_went(galleries: Galleries) -> None:
+def test_items_come_back_as_they_went(galleries: LocalGalleries) -> None:
     metadata = {"label": "dög", "n": 2**62, "x": 1.5, "no": None, "deep": {"list": [1, "a", True]}}
     stored = Item("é/1", unit(1, 36).astype(np.float16), uri="s3://x", text="t", metadata=metadata)
     fill(galleries, [stored])
@@ -232,14 +273,15 @@ def test_damaged_gallery_is_refused_and_kept(tmp_path: Path, victim: str) -> Non
     assert path.read_bytes() == b"damaged"
 
 
-def test_alias_moves_between_galleries(galleries: Galleries, tmp_path: Path) -> None:
+def test_alias_moves_between_galleries(anywhere: Galleries) -> None:
+    galleries = anywhere
     fill(galleries, [item("old", 1)], "v1")
     fill(galleries, [item("new", 1)], "v2")
     galleries.set_alias("live", "v1")
     assert found(galleries, unit(1, 2), name="live")[0][0] == "old"
     galleries.set_alias("live", "v2")
     assert found(galleries, unit(1, 2), name="live")[0][0] == "new"
-    assert json.loads((tmp_path / "root" / "aliases.json").read_text()) == {"live": "v2"}
+    assert galleries.info()["aliases"] == {"live": "v2"}
     for alias, target, reason in (("v1", "v2", "is a gallery"), ("x", "none", "no gallery 'none'")):
         with pytest.raises(TeranInputError, match=reason):
             galleries.set_alias(alias, target)
@@ -250,12 +292,12 @@ def test_alias_moves_between_galleries(galleries: Galleries, tmp_path: Path) -> 
         galleries.get("v1")
 
 
-def test_snapshot_brings_everything_back(galleries: Galleries) -> None:
+def test_snapshot_brings_everything_back(galleries: LocalGalleries) -> None:
     fill(galleries, [item(f"i{i}", i) for i in range(10)])
     expected = found(galleries, unit(3, 5))
-    path = galleries.run(lambda: galleries.snapshot("default")).result(30)
-    galleries.write(galleries.get("default"), deletes=["i1"]).result(30)
-    galleries.run(lambda: galleries.restore(path.name, "again")).result(30)
+    path = Path(galleries.writer.run(lambda: galleries.snapshot("default")).result(30))
+    galleries.writer.write(galleries.get("default"), deletes=["i1"]).result(30)
+    galleries.writer.run(lambda: galleries.restore(path.name, "again")).result(30)
     assert found(galleries, unit(3, 5), name="again") == expected
     with pytest.raises(TeranInputError, match="there is a gallery 'again' already"):
         galleries.restore(path.name, "again")
@@ -268,12 +310,14 @@ def test_snapshot_brings_everything_back(galleries: Galleries) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A", "../x", "a" * 65, "white space", ".hidden"])
-def test_names_that_are_refused(galleries: Galleries, name: str) -> None:
+def test_names_that_are_refused(anywhere: Galleries, name: str) -> None:
     with pytest.raises(TeranInputError, match="gallery name"):
-        galleries.get_or_create(name, Kind.IMAGES)
+        anywhere.get_or_create(name, Kind.IMAGES)
 
 
-def test_filters(galleries: Galleries) -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_filters(anywhere: Galleries, exact: bool) -> None:
+    galleries = anywhere
     values = [("cat", 1, True), ("dog", 2, False), ("dog", 3, True)]
     fill(
         galleries,
@@ -295,7 +339,7 @@ def test_filters(galleries: Galleries) -> None:
         ({"absent": 1}, set()),
     ]
     for where, expected in cases:
-        assert {name for name, _ in found(galleries, unit(1, 3), **where)} == expected, where
+        assert {name for name, _ in found(galleries, unit(1, 3), exact=exact, **where)} == expected, where
     tests: tuple[Any, ...] = ({"near": 3}, None, {"gt": "x"}, {"in": [1.5]})
     for test in tests:
         with pytest.raises(TeranInputError, match=r"where\['n'\]"):

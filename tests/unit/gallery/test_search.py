@@ -47,9 +47,8 @@ def model_scores(items: dict[str, np.ndarray], query: np.ndarray, pooling: Pooli
     return np.array(scores)
 
 
-def best(compact: Compact, found: Found) -> list[tuple[float, int]]:
-    points = [compact.chunks[hit.chunk].points[hit.slot] for hit in found.hits]
-    hits = [(hit.score, p.int) for hit, p in zip(found.hits, points, strict=True) if p]
+def best(found: Found) -> list[tuple[float, int]]:
+    hits = [(hit.score, hit.point.int) for hit in found.hits]
     assert hits == sorted(hits, key=lambda hit: (-hit[0], hit[1]))
     return hits
 
@@ -71,7 +70,7 @@ def test_best_items_are_the_models(name: str, kind: Kind, pruned: bool) -> None:
         found = searcher.search(compact, [Query(query, k=10, exact=True)])[0]
         top = np.argsort(-expected, kind="stable")[:10]
         np.testing.assert_allclose(
-            [score for score, _ in best(compact, found)], expected[top], atol=2e-4
+            [score for score, _ in best(found)], expected[top], atol=2e-4
         )
         assert found.exact
 
@@ -107,7 +106,7 @@ def test_pruning_loses_nothing(
         [hit.score for hit in pruned.hits], [hit.score for hit in everything.hits], atol=1e-6
     )
     if compact.chunks and kernel().name.startswith("native"):  # its scores never hang on the batch
-        places = [{(hit.chunk, hit.slot) for hit in found.hits} for found in (pruned, everything)]
+        places = [{hit.point for hit in found.hits} for found in (pruned, everything)]
         assert places[0] == places[1]
 
 
@@ -134,9 +133,7 @@ def test_random_data_are_scanned_and_nearly_exact() -> None:
     for query, found in zip(queries, scanned, strict=True):
         alone = Query(query.rows, exact=True)
         exact = searcher.search(compact, [alone])[0]
-        kept += len(
-            {(h.chunk, h.slot) for h in found.hits} & {(h.chunk, h.slot) for h in exact.hits}
-        )
+        kept += len({hit.point for hit in found.hits} & {hit.point for hit in exact.hits})
         assert not found.exact
     assert kept >= 0.99 * 200
 
@@ -154,7 +151,7 @@ def test_limits_of_a_search() -> None:
     assert [hit.score_per_word for hit in found.hits] == scores[:10]
     allowed = [np.arange(len(chunk)) % 3 == 0 for chunk in compact.chunks]
     some = searcher.search(compact, [Query(query, k=30, allowed=allowed)])[0]
-    assert {hit.slot % 3 for hit in some.hits} == {0}
+    assert {compact.places[hit.point][1] % 3 for hit in some.hits} == {0}
     assert some.items == len(some.hits) == 10
 
 

@@ -1,0 +1,79 @@
+"""Copies a gallery from a directory into a Qdrant cluster; can be repeated after an interruption."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from qdrant_client import QdrantClient
+
+from teran.errors import GalleryError
+from teran.gallery.base import Model
+from teran.gallery.cluster import ClusterGalleries
+from teran.gallery.galleries import take
+from teran.gallery.gallery import read_description
+from teran.gallery.item import Item
+from teran.gallery.kernels.portable import PortableKernel
+from teran.gallery.pooling import Kind
+from teran.gallery.store import GalleryStore
+
+_PAGE = 64
+Progress = Callable[[int, int], None]
+"""Told how many items are there, and of how many."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What was done."""
+
+    items: int
+    """All that are now in the cluster."""
+    copied: int
+    """Those that were not there before, or older."""
+
+
+def migrate(
+    root: Path, name: str, client: QdrantClient, progress: Progress = lambda *_: None
+) -> Migration:
+    """Copy the gallery `name` of the directory `root`, which no server may be using.
+
+    Raises:
+        GalleryError: the gallery can't be read, or the cluster not be written.
+    """
+    with _locked(root):
+        directory = root / "galleries" / name
+        description = read_description(directory)
+        model = Model(**description.model)
+        store = GalleryStore(directory / "store", model.embed_dim)
+        galleries = ClusterGalleries(client, model, PortableKernel(1))
+        try:
+            target = galleries.get_or_create(name, Kind(description.kind))
+            total, done, copied = store.count(), 0, 0
+            for page in _pages(store.items()):
+                there = target.versions([item.point for item in page])
+                fresh = [item for item in page if there.get(item.point) != item.version]
+                target.write(fresh, [])
+                done, copied = done + len(page), copied + len(fresh)
+                progress(done, total)
+        finally:
+            galleries.close()
+            store.close()
+    return Migration(done, copied)
+
+
+def _pages(items: Iterator[Item]) -> Iterator[Sequence[Item]]:
+    while page := list(islice(items, _PAGE)):
+        yield page
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    if not root.is_dir():
+        raise GalleryError(f"there are no galleries at {root}")
+    lock = take(root / "LOCK")
+    try:
+        yield
+    finally:
+        os.close(lock)

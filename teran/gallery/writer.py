@@ -1,0 +1,167 @@
+"""The one thread that writes: what waits is committed together, between two writes others may act."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from teran.errors import GalleryBusyError, TeranError, TeranInputError
+from teran.gallery.item import Item
+
+_LARGEST_COMMIT = 256
+"""Items written together."""
+_IDLE = 0.5
+"""Seconds without writes after which there is time to look after the galleries."""
+_log = logging.getLogger(__name__)
+
+
+class Writable(Protocol):
+    """A gallery, as the writer sees it."""
+
+    def write(self, upserts: Sequence[Item], deletes: Sequence[str]) -> int: ...
+
+
+@dataclass
+class _Job:
+    """Something for the writing thread."""
+
+    future: "Future[Any]"
+    gallery: Writable | None = None
+    upserts: Sequence[Item] = ()
+    deletes: Sequence[str] = ()
+    action: Callable[[], Any] | None = None
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = len(self.upserts) + len(self.deletes)
+
+
+class Writer:
+    """Does jobs one after the other; one long job at a time may run beside searches."""
+
+    def __init__(self, when_idle: Callable[[], None]) -> None:
+        """Start the thread; `when_idle` is called in it from time to time."""
+        self._when_idle = when_idle
+        self._executor = ThreadPoolExecutor(1, "gallery job")
+        self._long: Future[Any] | None = None
+        self._started = 0
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="gallery writer")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._executor.shutdown()
+        self._jobs.put(None)
+        self._thread.join()
+
+    def write(
+        self, gallery: Writable, upserts: Sequence[Item] = (), deletes: Sequence[str] = ()
+    ) -> "Future[int]":
+        """Write with whatever else is waiting; the result is the number of items deleted.
+
+        Raises:
+            GalleryBusyError: a snapshot is being written or restored.
+        """
+        self._require_quiet()
+        return self._submit(_Job(Future(), gallery, upserts, deletes))
+
+    def run(self, action: Callable[[], Any]) -> "Future[Any]":
+        """Run something between two writes."""
+        return self._submit(_Job(Future(), action=action))
+
+    def start(self, action: Callable[[], Any]) -> int:
+        """Run something long beside searches; writes are refused meanwhile. Returns its number.
+
+        Raises:
+            GalleryBusyError: something is running already.
+        """
+        self._require_quiet()
+        self.run(lambda: None).result()  # what was written before is done
+        self._started += 1
+        self._long = self._executor.submit(action)
+        return self._started
+
+    def result(self, number: int) -> Any | None:
+        """What came of `start`; None while it runs.
+
+        Raises:
+            TeranInputError: there was no such thing, or something else was started since.
+            TeranError: it failed.
+        """
+        if self._long is None or number != self._started:
+            raise TeranInputError(f"there is no job {number}")
+        return self._long.result() if self._long.done() else None
+
+    @property
+    def _is_quiet(self) -> bool:
+        return self._long is None or self._long.done()
+
+    def _require_quiet(self) -> None:
+        if not self._is_quiet:
+            raise GalleryBusyError("a snapshot is being written or restored; try again soon")
+
+    def _submit(self, job: _Job) -> "Future[Any]":
+        self._jobs.put(job)
+        return job.future
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=_IDLE)
+            except queue.Empty:
+                self._rest()
+                continue
+            jobs, size = [job], job.size if job else 0
+            while size < _LARGEST_COMMIT and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+                size += jobs[-1].size if jobs[-1] else 0
+            for group in _groups([job for job in jobs if job]):
+                _commit(group)
+            if None in jobs:
+                return
+            if self._jobs.empty():
+                self._rest()
+
+    def _rest(self) -> None:
+        if self._is_quiet:
+            try:
+                self._when_idle()
+            except Exception:  # the writer must live
+                _log.exception("looking after the galleries failed")
+
+
+def _groups(jobs: Sequence[_Job]) -> list[list[_Job]]:
+    """Jobs that can be one commit: upserts of a gallery, up to and with the first deletion."""
+    groups: list[list[_Job]] = []
+    for job in jobs:
+        last = groups[-1] if groups else None
+        if last and job.gallery and last[0].gallery is job.gallery and not last[-1].deletes:
+            last.append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def _commit(group: Sequence[_Job]) -> None:
+    """Do one group's work and tell those who wait for it."""
+    first = group[0]
+    try:
+        if first.action:
+            result: Any = first.action()
+        else:
+            assert first.gallery is not None
+            # Of several writes to an id the last one counts.
+            latest = {item.id: item for job in group for item in job.upserts}
+            result = first.gallery.write(list(latest.values()), group[-1].deletes)
+    except Exception as error:
+        if not isinstance(error, TeranError):
+            _log.exception("a write failed")
+        for job in group:
+            job.future.set_exception(error)
+        return
+    for job in group:
+        job.future.set_result(result if job is group[-1] else 0)
