@@ -37,9 +37,9 @@ from teran.gallery.gallery import LocalGallery, create_gallery
 from teran.gallery.item import Item
 from teran.gallery.kernels import Rows, RowType, kernel
 from teran.gallery.kernels.base import to_bf16
+from teran.gallery.layout import VECTORS
 from teran.gallery.pooling import Kind, Pooling
 from teran.gallery.search import Query, Searcher
-from teran.gallery.store import VECTORS
 from teran.model import TeranModel
 from teran.serving.background import background_server
 from teran.serving.canary import connect
@@ -114,7 +114,7 @@ def ceilings() -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) -> Gallery:
+def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) -> LocalGallery:
     """A gallery of so many images on disk, with its bounds fitted."""
     model = Model("0" * 64, dim, "MrSw")
     create_gallery(directory, Kind.IMAGES, model)
@@ -127,7 +127,9 @@ def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) 
     return gallery
 
 
-def measure(gallery: Gallery, queries: list[Floats], repeat: int, *, peer: bool) -> dict[str, Any]:
+def measure(
+    gallery: LocalGallery, queries: list[Floats], repeat: int, *, peer: bool
+) -> dict[str, Any]:
     """Times, shares of the work, and recall of one gallery."""
     compact, pooling = gallery._compact, Pooling("MrSw", Kind.IMAGES)
     turn = iter(range(10**9))

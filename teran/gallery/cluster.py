@@ -91,7 +91,7 @@ class ClusterGallery:
                 return 0
             keys = [str(point_of(identifier)) for identifier in deletes]
             there = self._client.retrieve(self.collection, keys, with_payload=False)
-            selector = models.PointIdsList(points=keys)
+            selector = models.PointIdsList(points=[*keys])
             self._client.delete(self.collection, selector, wait=True)
             return len({record.id for record in there})
 
@@ -178,7 +178,7 @@ class ClusterGallery:
             records = self._client.retrieve(
                 self.collection, [str(point) for point in points], with_payload=["version"]
             )
-        return {UUID(str(record.id)): record.payload["version"] for record in records}
+        return {UUID(str(record.id)): (record.payload or {})["version"] for record in records}
 
     def info(self) -> dict[str, Any]:
         """See `Gallery.info`."""
@@ -191,7 +191,7 @@ class ClusterGallery:
         }
 
     def _get(self, points: Sequence[UUID], *, with_rows: bool) -> dict[UUID, Item]:
-        result = {}
+        result: dict[UUID, Item] = {}
         for start in range(0, len(points), _PAGE):
             keys = [str(point) for point in points[start : start + _PAGE]]
             with told():

@@ -66,7 +66,9 @@ class DeviceCopy:
             self._device = torch.device(device)
             torch.empty(1, device=self._device)
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise GalleryError(f"galleries can't be kept on {device!r} in {precision!r}: {error}") from error
+            raise GalleryError(
+                f"galleries can't be kept on {device!r} in {precision!r}: {error}"
+            ) from error
         self._chunks: dict[int, _Resident] = {}
 
     def sync(self, compact: Compact) -> None:
@@ -145,9 +147,7 @@ class _Lanes:
         self._starts = lanes.starts.tolist()
         self._clamp = lanes.clamp.tolist()
         self._owner = torch.zeros(self.width, len(lanes), device=device)
-        for query, (first, last) in enumerate(
-            zip(self._starts, self._starts[1:], strict=False)
-        ):
+        for query, (first, last) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             self._owner[first:last, query] = 1
 
     def multiply(self, rows: Tensor) -> Tensor:
@@ -156,9 +156,7 @@ class _Lanes:
             return rows @ self._values.T
         if rows.is_cuda:
             scale = torch.full((), 1 / _FP8_SCALE, device=rows.device)
-            return torch._scaled_mm(
-                rows, self._values.T, scale, scale, out_dtype=torch.bfloat16
-            )
+            return torch._scaled_mm(rows, self._values.T, scale, scale, out_dtype=torch.bfloat16)
         return rows.float() @ self._values.float().T / _FP8_SCALE**2
 
     def reduce(self, cosine: Tensor, *, clamp_rows: bool) -> Tensor:

@@ -188,7 +188,9 @@ class LocalGalleries(Galleries):
         }
 
     def _load(self, name: str) -> LocalGallery:
-        return LocalGallery(self._directory / name, name, self._model, self._kernel, **self._options)
+        return LocalGallery(
+            self._directory / name, name, self._model, self._kernel, **self._options
+        )
 
     def _check_foreign(self) -> None:
         for path in self._root.iterdir():

@@ -1,4 +1,4 @@
-"""One gallery in a directory: the durable store, the copy that is searched, and what keeps the two in step."""
+"""One gallery in a directory: the store, the copy that is searched, and what keeps them in step."""
 
 import json
 import logging

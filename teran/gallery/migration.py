@@ -1,4 +1,4 @@
-"""Copies a gallery from a directory into a Qdrant cluster; can be repeated after an interruption."""
+"""Copies a gallery from a directory into a Qdrant cluster; goes on where it was interrupted."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +49,8 @@ def migrate(
         store = GalleryStore(directory / "store", model.embed_dim)
         galleries = ClusterGalleries(client, model, PortableKernel(1))
         try:
-            target = galleries.get_or_create(name, Kind(description.kind))
+            galleries.get_or_create(name, Kind(description.kind))
+            target = galleries.get(name)
             total, done, copied = store.count(), 0, 0
             for page in _pages(store.items()):
                 there = target.versions([item.point for item in page])

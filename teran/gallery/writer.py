@@ -1,4 +1,4 @@
-"""The one thread that writes: what waits is committed together, between two writes others may act."""
+"""The one thread that writes: what waits is committed together."""
 
 import logging
 import queue

@@ -20,8 +20,8 @@ import pytest
 from teran_client import Entry, ImageRegions, TeranClient, TeranError
 
 from teran.errors import GalleryError, ServingError
-from teran.gallery.galleries import LocalGalleries
 from teran.gallery.base import Model
+from teran.gallery.galleries import LocalGalleries
 from teran.gallery.item import Item
 from teran.gallery.kernels import kernel
 from teran.gallery.pooling import Kind
@@ -227,7 +227,7 @@ def test_full_disk_is_an_error_and_searches_go_on(small_disk: Path) -> None:
     assert "nearly full" in str(refusal)
     assert stored > 0
     query = np.eye(256, dtype=np.float32)[:5]
-    result = gallery.search([Query(query, k=1000, exact=True)], [None])[0][0]
+    result = gallery.search([Query(query, k=1000, exact=True)], [None])[0]
     assert len(result.hits) == min(stored, 1000)
     assert galleries.writer.write(gallery, deletes=["i0"]).result(30) == 1  # which makes room
     galleries.close()

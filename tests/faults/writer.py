@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from teran.gallery.galleries import LocalGalleries
 from teran.gallery.base import Model
+from teran.gallery.galleries import LocalGalleries
 from teran.gallery.item import Item
 from teran.gallery.kernels import kernel
 from teran.gallery.pooling import Kind

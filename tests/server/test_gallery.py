@@ -263,26 +263,28 @@ def test_wrong_input_is_refused_before_it_is_sent(  # type: ignore[no-untyped-de
 
 
 def test_galleries_in_a_cluster(repository: Path, tmp_path: Path) -> None:
-    """The whole way with Qdrant's in-process stand-in for a cluster, which no directory replaces."""
+    """The whole way, on Qdrant's own in-process implementation of a cluster."""
     flags = ("--gallery-url", ":memory:", "--gallery", str(tmp_path / "unused"))
-    with background_server(repository, *flags, log=tmp_path / "log") as server:
-        with TeranClient(server.url, timeout=30) as client:
-            entries = [Entry(photo, photo.name, metadata={"n": i}) for i, photo in enumerate(PHOTOS)]
-            client.index(entries)
-            sentences = captions(4, seed=5)
-            scores = client.score(PHOTOS, sentences)
-            for column, result in enumerate(client.search(sentences, k=5, exact=True)):
-                expected = np.sort(scores[:, column])[::-1][:5]
-                np.testing.assert_allclose([hit.score for hit in result], expected, atol=1e-2)
-            hit = client.search("a dog", k=1, where={"n": 3}, explain=True).hits[0]
-            assert (hit.id, hit.metadata) == (PHOTOS[3].name, {"n": 3})
-            assert [match["word"] for match in hit.matches] == ["a", "dog"]
-            assert client.search_like(PHOTOS[5].name, k=1).hits[0].id == PHOTOS[5].name
-            assert client.delete([PHOTOS[0].name, "none"]) == 1
-            client.set_alias("live", "default")
-            assert client.gallery_info("live")["items"] == 39
-            with pytest.raises(TeranInputError, match="takes its own snapshots"):
-                client.snapshot()
+    with (
+        background_server(repository, *flags, log=tmp_path / "log") as server,
+        TeranClient(server.url, timeout=30) as client,
+    ):
+        entries = [Entry(photo, photo.name, metadata={"n": i}) for i, photo in enumerate(PHOTOS)]
+        client.index(entries)
+        sentences = captions(4, seed=5)
+        scores = client.score(PHOTOS, sentences)
+        for column, result in enumerate(client.search(sentences, k=5, exact=True)):
+            expected = np.sort(scores[:, column])[::-1][:5]
+            np.testing.assert_allclose([hit.score for hit in result], expected, atol=1e-2)
+        hit = client.search("a dog", k=1, where={"n": 3}, explain=True).hits[0]
+        assert (hit.id, hit.metadata) == (PHOTOS[3].name, {"n": 3})
+        assert [match["word"] for match in hit.matches] == ["a", "dog"]
+        assert client.search_like(PHOTOS[5].name, k=1).hits[0].id == PHOTOS[5].name
+        assert client.delete([PHOTOS[0].name, "none"]) == 1
+        client.set_alias("live", "default")
+        assert client.gallery_info("live")["items"] == 39
+        with pytest.raises(TeranInputError, match="takes its own snapshots"):
+            client.snapshot()
     assert not (tmp_path / "unused").exists()
 
 

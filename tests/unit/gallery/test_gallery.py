@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.galleries import LocalGalleries
 from teran.gallery.base import Galleries, Model
 from teran.gallery.cluster import ClusterGalleries, connect
 from teran.gallery.device import DeviceCopy
+from teran.gallery.galleries import LocalGalleries
 from teran.gallery.item import Item
 from teran.gallery.kernels import kernel
 from teran.gallery.pooling import Kind
@@ -339,7 +339,9 @@ def test_filters(anywhere: Galleries, exact: bool) -> None:
         ({"absent": 1}, set()),
     ]
     for where, expected in cases:
-        assert {name for name, _ in found(galleries, unit(1, 3), exact=exact, **where)} == expected, where
+        assert {
+            name for name, _ in found(galleries, unit(1, 3), exact=exact, **where)
+        } == expected, where
     tests: tuple[Any, ...] = ({"near": 3}, None, {"gt": "x"}, {"in": [1.5]})
     for test in tests:
         with pytest.raises(TeranInputError, match=r"where\['n'\]"):

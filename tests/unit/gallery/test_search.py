@@ -69,9 +69,7 @@ def test_best_items_are_the_models(name: str, kind: Kind, pruned: bool) -> None:
         expected = model_scores(items, query, pooling)
         found = searcher.search(compact, [Query(query, k=10, exact=True)])[0]
         top = np.argsort(-expected, kind="stable")[:10]
-        np.testing.assert_allclose(
-            [score for score, _ in best(found)], expected[top], atol=2e-4
-        )
+        np.testing.assert_allclose([score for score, _ in best(found)], expected[top], atol=2e-4)
         assert found.exact
 
 
