@@ -39,11 +39,13 @@ IDS = 60
 class Writer(threading.Thread):
     """Indexes and deletes its own ids, and knows which of them must be there."""
 
-    def __init__(self, url: str, name: str, state: dict[str, int | None]) -> None:
+    def __init__(
+        self, url: str, name: str, state: dict[str, int | None], doubtful: set[str]
+    ) -> None:
         super().__init__(name=name)
         self.state = state
         """By id: the value acknowledged last, or None where the deletion was."""
-        self.doubtful: set[str] = set()
+        self.doubtful = {one for one in doubtful if one.startswith(name)}
         """Ids whose last write was never answered."""
         self.written = 0
         self._url, self._stop_now = url, threading.Event()
@@ -82,9 +84,11 @@ class Writer(threading.Thread):
 
 
 @contextmanager
-def load(url: str, states: list[dict[str, int | None]]) -> Iterator[tuple[list[Writer], list[int]]]:
+def load(
+    url: str, states: list[dict[str, int | None]], doubtful: set[str] | None = None
+) -> Iterator[tuple[list[Writer], list[int]]]:
     """Two writers and a searcher, until the block ends."""
-    writers = [Writer(url, f"w{i}", state) for i, state in enumerate(states)]
+    writers = [Writer(url, f"w{i}", state, doubtful or set()) for i, state in enumerate(states)]
     searches, stop = [0], threading.Event()
 
     def search() -> None:
@@ -164,7 +168,7 @@ def test_killed_server_loses_nothing(repository: Path, tmp_path: Path) -> None:
                 else:
                     client.index([Entry(PICTURES[0], "w0-0", metadata={"v": 0})])
                     states[0]["w0-0"] = 0
-            with load(server.url, states) as (writers, _):
+            with load(server.url, states, doubtful) as (writers, _):
                 time.sleep(0.5 + dice.random())
                 kill_all(server)
             doubtful = {one for writer in writers for one in writer.doubtful}
