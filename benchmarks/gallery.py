@@ -141,11 +141,13 @@ def measure(
     without = _without_bounds(compact)
     bf16 = [
         Rows(to_bf16(chunk.exact_rows().float32(slice(None))), RowType.BF16)
-        for chunk in compact.chunks[:1]
+        for chunk in compact.chunks
     ]
 
-    def scan_bf16() -> None:
-        kernel().scores(bf16[0], pooling.lanes([rows()]), clamp_rows=False)
+    def scan_bf16(count: int) -> None:
+        lanes = pooling.lanes([rows() for _ in range(count)])
+        for block in bf16:
+            kernel().scores(block, lanes, clamp_rows=False)
 
     def ask_peer() -> None:
         nearest = edge.Query.Nearest(rows().tolist(), using=VECTORS)
@@ -156,7 +158,6 @@ def measure(
 
     calls: dict[str, Callable[[], object]] = {
         "scan int8, 1 queries": partial(scan_many, 1),
-        "scan bf16, 1 query, first chunk": scan_bf16,
     }
     if compact.basis:
         calls["pruned, 1 query"] = lambda: pruner.search(compact, [Query(rows(), exact=True)])
@@ -164,6 +165,8 @@ def measure(
         calls["qdrant-edge exact MaxSim, 1 query"] = ask_peer
     for count in (8, 64):
         calls[f"scan int8, {count} queries"] = partial(scan_many, count)
+    for count in (1, 8, 64):
+        calls[f"scan bf16, {count} queries"] = partial(scan_bf16, count)
     times = timed(calls, repeat)
     operations = 2 * len(gallery) * REGIONS * compact.chunks[0].rows().values.shape[2] * WORDS
     exact = [scanner.search(without, [Query(q, K, exact=True)])[0] for q in queries]
@@ -175,11 +178,12 @@ def measure(
         "p95_ms": {name: round(quantiles(values, n=20)[-1], 2) for name, values in times.items()},
         "gop_per_second": {
             name: round(count * operations / median(times[name]) / 1e6, 1)
-            for name, count in ((f"scan int8, {n} queries", n) for n in (1, 8, 64))
+            for kind in ("int8", "bf16")
+            for name, count in ((f"scan {kind}, {n} queries", n) for n in (1, 8, 64))
         },
         "recall_at_10": {
             "int8": _recall(exact, scanned),
-            "bf16, first chunk": _bf16_recall(bf16[0], compact, pooling, queries),
+            "bf16": _bf16_recall(bf16, compact, pooling, queries),
         },
         "scan_bytes": sum(chunk.rows().values.nbytes for chunk in compact.chunks),
         "bytes_per_image": {
@@ -211,13 +215,17 @@ def _recall(exact: list[Any], found: list[Any]) -> float:
     return kept / sum(len({round(hit.score, 5) for hit in a.hits}) for a in exact)
 
 
-def _bf16_recall(rows: Rows, compact: Any, pooling: Pooling, queries: list[Floats]) -> float:
+def _bf16_recall(rows: list[Rows], compact: Any, pooling: Pooling, queries: list[Floats]) -> float:
     """Recall of a bf16 scan whose best 4 k are scored again, as for int8."""
+
+    def scores(blocks: list[Rows], query: Floats) -> Floats:
+        lanes = pooling.lanes([query])
+        return np.concatenate([kernel().scores(b, lanes, clamp_rows=False)[0] for b in blocks])
+
     kept = 0
     for query in queries:
-        lanes = pooling.lanes([query])
-        exact = kernel().scores(compact.chunks[0].exact_rows(), lanes, clamp_rows=False)[0]
-        near = kernel().scores(rows, pooling.lanes([query]), clamp_rows=False)[0]
+        exact = scores([chunk.exact_rows() for chunk in compact.chunks], query)
+        near = scores(rows, query)
         candidates = np.argsort(-near)[: 4 * K]
         again = candidates[np.argsort(-exact[candidates])[:K]]
         kept += len(set(again.tolist()) & set(np.argsort(-exact)[:K].tolist()))
