@@ -176,21 +176,17 @@ def write_graph(graph: Graph, model: TeranModel, directory: Path) -> float:
         ExportError: it is above the graph's tolerance; the file is removed.
     """
     module = graph.module(model).eval()
-    sizes = dict(zip(graph.axes, graph.shapes[0], strict=True))
-    example = random_inputs(graph, model.config, graph.shapes[0])
-    dims = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in sizes}
     path = graph.path(directory)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        example, dynamic = _example(graph, model, torch.device("cpu"))
         program = torch.onnx.export(
             module,
-            tuple(torch.from_numpy(value) for value in example.values()),
+            example,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=tuple(
-                {i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()
-            ),
+            dynamic_shapes=dynamic,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -207,6 +203,29 @@ def write_graph(graph: Graph, model: TeranModel, directory: Path) -> float:
             f"{graph.tolerance:.0e}"
         )
     return error
+
+
+def export_program(
+    graph: Graph, model: TeranModel, device: torch.device
+) -> torch.export.ExportedProgram:
+    """One part of a model on `device` as an exported program with dynamic axes."""
+    example, dynamic = _example(graph, model, device)
+    return torch.export.export(graph.module(model).eval(), example, dynamic_shapes=dynamic)
+
+
+def _example(
+    graph: Graph, model: TeranModel, device: torch.device
+) -> tuple[tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]:
+    """Inputs to trace with, and which of their axes are dynamic."""
+    inputs = random_inputs(graph, model.config, graph.shapes[0])
+    longest = {"words": model.config.text.max_position_embeddings} if "words" in graph.axes else {}
+    dims = {
+        axis: torch.export.Dim(axis, min=1, max=longest.get(axis, 1 << 16)) for axis in graph.axes
+    }
+    return (
+        tuple(torch.from_numpy(value).to(device) for value in inputs.values()),
+        tuple({i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()),
+    )
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:

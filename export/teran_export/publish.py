@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,7 @@ from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES, Engine
-from teran_export.engines.base import Run
+from teran_export.engines.base import Run, Source
 from teran_export.gate import EncoderCheck, Gate, PrecisionCheck, choose
 from teran_export.graphs import (
     ALIGNMENT,
@@ -160,10 +160,11 @@ def _build(
         if options.calibration
         else CalibrationData.synthetic(model.config)
     )
+    sources = {graph: Source(graph, graph.path(work), model) for graph in GRAPHS}
     gate, checks = Gate(model, data), {}
     for precision in precisions:
         report(f"building and checking the encoders for {engine.name} in {precision}")
-        checks[precision] = _try(engine, precision, gate, data, work)
+        checks[precision] = _try(engine, precision, gate, data, sources, work)
         report(f"  {_summary(checks[precision])}")
     chosen = choose(engine, checks)
     if chosen is None:
@@ -180,7 +181,7 @@ def _build(
         builder.add_engine(graph, engine, chosen)
     # The alignment is a single matmul and decides the ranking: it stays in fp32.
     folder = builder.version_directory(ALIGNMENT.name)
-    engine.build(ALIGNMENT, ALIGNMENT.path(work), folder, "fp32", [])
+    engine.build(sources[ALIGNMENT], folder, "fp32", [])
     builder.add_engine(ALIGNMENT, engine, "fp32")
     builder.add_ensembles(ENSEMBLES)
     if model.config.pooling in GALLERY_POOLINGS:
@@ -213,7 +214,12 @@ def _engine_directory(work: Path, precision: str, graph: str) -> Path:
 
 
 def _try(
-    engine: Engine, precision: str, gate: Gate, data: CalibrationData, work: Path
+    engine: Engine,
+    precision: str,
+    gate: Gate,
+    data: CalibrationData,
+    sources: Mapping[Graph, Source],
+    work: Path,
 ) -> PrecisionCheck:
     """Build both encoders in one precision and check them."""
 
@@ -223,8 +229,7 @@ def _try(
     def build(graph: Graph, groups: tuple[str, ...] = ()) -> EncoderCheck:
         directory = _engine_directory(work, precision, graph.name)
         directory.mkdir(parents=True, exist_ok=True)
-        source, samples = graph.path(work), data.batches(graph)
-        engine.build(graph, source, directory, precision, samples, groups)
+        engine.build(sources[graph], directory, precision, data.batches(graph), groups)
         return gate.check_encoder(graph, load(graph))[0]
 
     kept: dict[str, tuple[str, ...]] = {}

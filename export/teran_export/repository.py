@@ -71,9 +71,11 @@ class RepositoryBuilder:
     def add_engine(self, graph: Graph, engine: Engine, precision: str) -> None:
         """Add the config of a model whose engine files are in place already."""
         config = _source(graph.name)
-        config.backend = engine.name
+        config.backend, config.platform = engine.backend, engine.platform
         config.default_model_filename = engine.files[0]
-        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
+        kinds = pb.ModelInstanceGroup
+        kind = kinds.KIND_GPU if engine.on_gpu else kinds.KIND_CPU
+        config.instance_group.add(kind=kind, count=1)
         parameters = dict(engine.parameters(precision))
         samples: list[tuple[int, ...]]
         embed = self._config.embed_dim

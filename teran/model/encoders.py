@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from teran.model.config import TeranConfig, TextConfig
-from teran.model.layers import Transformer, attention_bias, normalise
+from teran.model.layers import LayerNorm, Transformer, attention_bias, normalise
 
 
 def word_mask(attention_mask: Tensor) -> Tensor:
@@ -53,7 +53,9 @@ class BoxFusion(nn.Module):
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         x1, y1, x2, y2 = boxes.split(1, dim=-1)
         geometry = torch.cat([boxes, (x2 - x1) * (y2 - y1)], dim=-1)
-        return self.out(F.relu(self.features(features) + self.geometry(geometry)))
+        dtype = self.out.weight.dtype
+        mixed = self.features(features.to(dtype)) + self.geometry(geometry.to(dtype))
+        return self.out(F.relu(mixed))
 
 
 class VisualEncoder(nn.Module):
@@ -89,7 +91,7 @@ class BertEmbeddings(nn.Module):
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:

@@ -17,9 +17,21 @@ def attention_bias(mask: Tensor) -> Tensor:
     return (1.0 - mask.to(torch.get_default_dtype()))[:, None, None, :] * _ABSENT
 
 
+def widened(x: Tensor) -> Tensor:
+    """Half precision as fp32; anything else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def normalise(vectors: Tensor, mask: Tensor) -> Tensor:
-    """L2-normalise the rows (B, L, E) that `mask` (B, L) keeps, and zero the others."""
-    return F.normalize(vectors, dim=-1, eps=1e-12) * mask[..., None].to(vectors.dtype)
+    """L2-normalise the rows (B, L, E) that `mask` (B, L) keeps, and zero the others; in fp32."""
+    return F.normalize(widened(vectors), dim=-1, eps=1e-12) * mask[..., None]
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises in fp32, whatever its input's precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(widened(x)).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -39,8 +51,9 @@ class SelfAttention(nn.Module):
             part.view(batch, length, self.heads, -1).transpose(1, 2)
             for part in self.qkv(x).chunk(3, dim=-1)
         )
-        logits = torch.matmul(q, k.transpose(-1, -2)) * self.scale + bias
-        weights = logits.softmax(dim=-1)
+        # Scaled before the product, which then fits fp16; the softmax is in fp32 always.
+        logits = widened(torch.matmul(q * self.scale, k.transpose(-1, -2))) + bias
+        weights = logits.softmax(dim=-1).to(v.dtype)
         context = torch.matmul(self.dropout(weights), v).transpose(1, 2)
         return self.out(context.reshape(batch, length, dim))
 
@@ -53,11 +66,11 @@ class TransformerLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.attention = SelfAttention(dim, heads, dropout)
-        self.attention_norm = nn.LayerNorm(dim, eps=eps)
+        self.attention_norm = LayerNorm(dim, eps=eps)
         self.expand = nn.Linear(dim, feedforward)
         self.activation = {"relu": nn.ReLU, "gelu": nn.GELU}[activation]()
         self.contract = nn.Linear(feedforward, dim)
-        self.output_norm = nn.LayerNorm(dim, eps=eps)
+        self.output_norm = LayerNorm(dim, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:

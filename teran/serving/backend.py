@@ -18,18 +18,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranInputError
 from teran.serving.settings import THREADS_VARIABLE
 
-Arrays = dict[str, npt.NDArray[Any]]
+Arrays = dict[str, Any]
+"""By name: numpy arrays, unless a backend reads its inputs as something else."""
 Run = Callable[[Arrays], Arrays]
 
 
 class EngineBackend(ABC):
     """A `TritonPythonModel` that runs one engine on one batch an execution."""
+
+    # How tensors are read, joined, divided and written: here as numpy arrays.
+
+    def read(self, tensor: Any) -> Any:
+        """An input tensor as an array."""
+        return tensor.as_numpy()
+
+    def write(self, name: str, value: Any) -> Any:
+        """An array as an output tensor."""
+        return pb_utils.Tensor(name, value)
+
+    def join(self, parts: list[Any]) -> Any:
+        """One array of several, along the first axis."""
+        return np.concatenate(parts)
+
+    def divide(self, value: Any, sizes: list[int]) -> list[Any]:
+        """The parts of an array, of so many items each."""
+        return np.split(value, np.cumsum(sizes)[:-1])
+
+    def is_finite(self, value: Any) -> bool:
+        """Whether no value is NaN or infinite."""
+        return bool(np.isfinite(value).all())
+
+    def kind(self, value: Any) -> str:
+        """Return f for floats, i for integers, something else for the rest."""
+        return str(value.dtype.kind)
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
@@ -62,7 +88,7 @@ class EngineBackend(ABC):
         accepted: list[tuple[int, Arrays]] = []
         for i, request in enumerate(requests):
             inputs = {
-                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+                name: self.read(pb_utils.get_input_tensor_by_name(request, name))
                 for name in self._inputs
             }
             try:
@@ -76,8 +102,8 @@ class EngineBackend(ABC):
             for (i, _), outputs in zip(batch, self._run_batch(batch, len(batches)), strict=True):
                 wanted = requests[i].requested_output_names()
                 chosen = {name: outputs[name] for name in self._outputs if name in wanted}
-                if all(np.isfinite(value).all() for value in chosen.values()):
-                    tensors = [pb_utils.Tensor(name, value) for name, value in chosen.items()]
+                if all(map(self.is_finite, chosen.values())):
+                    tensors = [self.write(name, value) for name, value in chosen.items()]
                     responses[i] = pb_utils.InferenceResponse(tensors)
                 else:
                     responses[i] = _refuse("the inputs lead to no finite result")
@@ -91,13 +117,13 @@ class EngineBackend(ABC):
         """
         if len(batch) == 1:
             outputs = self._run(batch[0][1])
-            return [outputs if runs == 1 else {k: v.copy() for k, v in outputs.items()}]
-        joined = {
-            name: np.concatenate([inputs[name] for _, inputs in batch]) for name in self._inputs
-        }
+            if runs > 1:
+                outputs = {name: self.join([value]) for name, value in outputs.items()}
+            return [outputs]
+        joined = {name: self.join([inputs[name] for _, inputs in batch]) for name in self._inputs}
         results = self._run(joined)
-        ends = np.cumsum([len(inputs[self._inputs[0]]) for _, inputs in batch])[:-1]
-        parts = {name: np.split(results[name], ends) for name in self._outputs}
+        sizes = [len(inputs[self._inputs[0]]) for _, inputs in batch]
+        parts = {name: self.divide(results[name], sizes) for name in self._outputs}
         return [{name: parts[name][i] for name in self._outputs} for i in range(len(batch))]
 
     def _check(self, inputs: Arrays) -> None:
@@ -108,15 +134,15 @@ class EngineBackend(ABC):
         """
         limits, rows = self._limits, {name: value.shape[1] for name, value in inputs.items()}
         for name, value in inputs.items():
-            if value.size == 0:
+            if prod(value.shape) == 0:
                 raise TeranInputError(f"{name} has the empty shape {list(value.shape)}")
             if rows[name] > limits["max_length"]:
                 raise TeranInputError(
                     f"{name} has {rows[name]} rows; at most {limits['max_length']} are accepted"
                 )
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
+            if self.kind(value) == "f" and not self.is_finite(value):
                 raise TeranInputError(f"{name} holds NaN or infinite values")
-            if value.dtype.kind == "i" and not 0 <= value.min() <= value.max() <= limits["max_id"]:
+            if self.kind(value) == "i" and not 0 <= value.min() <= value.max() <= limits["max_id"]:
                 raise TeranInputError(
                     f"{name} must lie within 0 and {limits['max_id']}, but holds values from "
                     f"{value.min()} to {value.max()}"

@@ -69,9 +69,7 @@ def serve(
     ] = "cpu",
     gallery_precision: Annotated[
         str,
-        typer.Option(
-            envvar="TERAN_GALLERY_PRECISION", help="Of a GPU's copy: fp16, bf16 or fp8."
-        ),
+        typer.Option(envvar="TERAN_GALLERY_PRECISION", help="Of a GPU's copy: fp16, bf16 or fp8."),
     ] = "fp16",
     threads: Annotated[
         int,

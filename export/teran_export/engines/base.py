@@ -1,19 +1,38 @@
 """What an engine has to offer so that graphs can be built for it, checked and published."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from teran.model import TeranModel
 from teran_export.graphs import Arrays, Graph
 
 Run = Callable[[Arrays], Arrays]
 """A loaded engine: named inputs to named outputs."""
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What an engine is built from."""
+
+    graph: Graph
+    onnx: Path
+    """The graph in fp32, checked."""
+    model: TeranModel
+    """The model it came from, for engines that start from PyTorch, or in another precision."""
+
+
 class Engine(Protocol):
-    """One way of running a graph, named as Triton names the backend that serves it."""
+    """One way of running a graph."""
 
     name: str
+    backend: str
+    """Triton's name for the backend that serves it."""
+    platform: str
+    """Triton's name for the kind of model, where the backend knows several; else empty."""
+    on_gpu: bool
+    """Whether it runs on a GPU."""
     files: tuple[str, ...]
     """What `build` writes; the first is Triton's `default_model_filename`."""
 
@@ -22,18 +41,16 @@ class Engine(Protocol):
 
     def build(
         self,
-        graph: Graph,
-        source: Path,
+        source: Source,
         directory: Path,
         precision: str,
         samples: Iterable[Arrays],
         kept_in_float: Sequence[str] = (),
     ) -> None:
-        """Compile the ONNX file `source` into `directory`.
+        """Compile `source` into `directory`.
 
         Args:
-            graph: what the file holds.
-            source: the ONNX file.
+            source: the graph, as ONNX and as PyTorch.
             directory: where the engine goes.
             precision: one of `precisions()`.
             samples: inputs to calibrate on.

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import onnxruntime
 
-from teran_export.engines.base import Run
+from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph
 
 
 class OnnxRuntimeEngine:
     """Serves `model.onnx` through Triton's `onnxruntime` backend."""
 
-    name = "onnxruntime"
+    name = backend = "onnxruntime"
+    platform = ""
+    on_gpu = False
     files: tuple[str, ...] = ("model.onnx",)
 
     def precisions(self) -> Sequence[str]:
@@ -21,14 +23,13 @@ class OnnxRuntimeEngine:
 
     def build(
         self,
-        graph: Graph,  # noqa: ARG002
-        source: Path,
+        source: Source,
         directory: Path,
         precision: str,  # noqa: ARG002
         samples: Iterable[Arrays],  # noqa: ARG002
         kept_in_float: Sequence[str] = (),  # noqa: ARG002
     ) -> None:
-        shutil.copyfile(source, directory / self.files[0])
+        shutil.copyfile(source.onnx, directory / self.files[0])
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:  # noqa: ARG002
         session = onnxruntime.InferenceSession(

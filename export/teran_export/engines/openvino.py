@@ -7,14 +7,16 @@ from pathlib import Path
 import nncf
 import openvino
 
-from teran_export.engines.base import Run
+from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph
 
 
 class OpenVinoEngine:
     """Serves `model.xml` through Triton's `openvino` backend."""
 
-    name = "openvino"
+    name = backend = "openvino"
+    platform = ""
+    on_gpu = False
     files: tuple[str, ...] = ("model.xml", "model.bin")
 
     def __init__(self) -> None:
@@ -26,15 +28,14 @@ class OpenVinoEngine:
 
     def build(
         self,
-        graph: Graph,
-        source: Path,
+        source: Source,
         directory: Path,
         precision: str,
         samples: Iterable[Arrays],
         kept_in_float: Sequence[str] = (),
     ) -> None:
-        model = self._core.read_model(source)
-        model.set_friendly_name(graph.name)
+        model = self._core.read_model(source.onnx)
+        model.set_friendly_name(source.graph.name)
         if precision == "int8":
             model = _quantise(model, list(samples), kept_in_float)
         openvino.save_model(model, directory / self.files[0], compress_to_fp16=False)

@@ -13,6 +13,7 @@ import torch
 from teran_export import ExportOptions, export, publish
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES
+from teran_export.engines.base import Source
 from teran_export.gate import EncoderCheck, Gate
 from teran_export.graphs import (
     ALIGNMENT,
@@ -79,7 +80,8 @@ def test_every_precision_gives_the_models_embeddings(
             folder = tmp_path / f"{precision}-{graph.name}"
             folder.mkdir()
             samples = [random_inputs(graph, TINY, (8, 16), seed) for seed in range(8)]
-            ENGINES[engine].build(graph, graph.path(graphs), folder, precision, samples)
+            source = Source(graph, graph.path(graphs), tiny_model)
+            ENGINES[engine].build(source, folder, precision, samples)
             inputs = random_inputs(graph, TINY, (3, 20), seed=99)
             result = ENGINES[engine].load(graph, folder, precision)(inputs)[graph.outputs[0]]
             module = graph.module(tiny_model)
@@ -242,13 +244,15 @@ def test_layers_are_kept_in_float_by_measured_effect() -> None:
     assert tried[-1] == ("contract", "expand"), "what is served must be what was chosen"
 
 
-def test_int8_keeps_named_layers_in_float(graphs: Path, tmp_path: Path) -> None:
+def test_int8_keeps_named_layers_in_float(
+    graphs: Path, tiny_model: TeranModel, tmp_path: Path
+) -> None:
     def quantised(*kept: str) -> int:
         samples = [random_inputs(TEXTUAL_ENCODER, TINY, (8, 16), seed) for seed in range(4)]
         folder = tmp_path / "-".join(("int8", *kept)).replace("/", "")
         folder.mkdir()
-        source, engine = TEXTUAL_ENCODER.path(graphs), ENGINES["openvino"]
-        engine.build(TEXTUAL_ENCODER, source, folder, "int8", samples, kept)
+        source = Source(TEXTUAL_ENCODER, TEXTUAL_ENCODER.path(graphs), tiny_model)
+        ENGINES["openvino"].build(source, folder, "int8", samples, kept)
         model = openvino.Core().read_model(folder / "model.xml")
         return sum(
             op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.i8
