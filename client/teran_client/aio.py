@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tritonclient.grpc import service_pb2
 
-from teran.errors import TeranInputError
+from teran.errors import TeranError, TeranInputError
 from teran_client import protocol
 from teran_client.channel import Channel, Tls
 from teran_client.gallery import AsyncGalleryVerbs
@@ -18,6 +18,7 @@ from teran_client.profiling import profile
 from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
 from teran_client.scoring import align
+from teran_client.shared_memory import SharedMemory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,6 +50,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
         progress: bool = False,
+        shared_memory: bool | None = None,
     ) -> None:
         """Prepare a client; the connection is made by the first call.
 
@@ -62,10 +64,13 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             tls: certificates for a TLS connection.
             headers: metadata sent with every request.
             progress: whether to show a progress bar for lists and generators.
+            shared_memory: whether large inputs go by shared memory; by default where the server is
+                on this host and allows it.
         """
         if in_flight < 1 or (batch_size is not None and batch_size < 1):
             raise TeranInputError("in_flight and batch_size must be at least 1")
         self._channel = Channel(url, timeout=timeout, retries=retries, tls=tls, headers=headers)
+        self._shared = SharedMemory(self._channel, shared_memory)
         self._batch_size, self._in_flight, self._progress = batch_size, in_flight, progress
         self._info: ModelInfo | None = None
 
@@ -77,6 +82,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
     async def close(self) -> None:
         """Close the connection."""
+        await self._shared.close()
         await self._channel.close()
 
     async def is_ready(self) -> bool:
@@ -262,8 +268,16 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         parameters: protocol.Parameters | None = None,
         timeout: float | None = None,
     ) -> protocol.Arrays:
-        request = protocol.infer_request(model, inputs, outputs, parameters)
-        response = await self._channel.call("ModelInfer", request, timeout)
+        try:
+            async with self._shared.segment(inputs) as segment:
+                request = protocol.infer_request(model, inputs, outputs, parameters, segment)
+                response = await self._channel.call("ModelInfer", request, timeout)
+        except TeranError as error:
+            if "shared memory" not in str(error):
+                raise
+            # A server that was restarted knows no segments; this request goes without.
+            request = protocol.infer_request(model, inputs, outputs, parameters)
+            response = await self._channel.call("ModelInfer", request, timeout)
         return protocol.require(protocol.read_response(response), *outputs)
 
     async def _map(

@@ -17,6 +17,7 @@ from tritonclient.utils import (
 from teran.errors import TeranInputError, TeranServerError
 from teran_client.images import Floats, ImageRegions
 from teran_client.results import EncodedCaption, Match
+from teran_client.shared_memory import Segment
 
 Arrays = dict[str, npt.NDArray[Any]]
 Parameters = Mapping[str, bool | int | float | str]
@@ -67,12 +68,18 @@ def infer_request(
     inputs: Mapping[str, npt.NDArray[Any]],
     outputs: Sequence[str],
     parameters: Parameters | None = None,
+    segment: Segment | None = None,
 ) -> Any:
-    """Build a request for the named outputs."""
+    """Build a request for the named outputs; numbers go into `segment`, where there is one."""
     request = pb.ModelInferRequest(model_name=model)
     for name, value in inputs.items():
         datatype = np_to_triton_dtype(value.dtype)
-        request.inputs.add(name=name, datatype=datatype, shape=value.shape)
+        tensor = request.inputs.add(name=name, datatype=datatype, shape=value.shape)
+        if segment is not None and datatype != "BYTES":
+            tensor.parameters["shared_memory_region"].string_param = segment.name
+            tensor.parameters["shared_memory_offset"].int64_param = segment.write(value)
+            tensor.parameters["shared_memory_byte_size"].int64_param = value.nbytes
+            continue
         raw = serialize_byte_tensor(value).item() if datatype == "BYTES" else value.tobytes()
         request.raw_input_contents.append(raw)
     for name in outputs:

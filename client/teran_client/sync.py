@@ -41,6 +41,7 @@ class TeranClient(GalleryVerbs):
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
         progress: bool = False,
+        shared_memory: bool | None = None,
     ) -> None:
         """Prepare a client; see `AsyncTeranClient`."""
         self._client = AsyncTeranClient(
@@ -52,6 +53,7 @@ class TeranClient(GalleryVerbs):
             tls=tls,
             headers=headers,
             progress=progress,
+            shared_memory=shared_memory,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(

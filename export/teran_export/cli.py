@@ -23,13 +23,14 @@ def export_command(
         Path, typer.Argument(envvar="TERAN_REPOSITORY", help="Where to publish the repository.")
     ],
     engine: Annotated[
-        str, typer.Option(envvar="TERAN_ENGINE", help="openvino or onnxruntime.")
+        str, typer.Option(envvar="TERAN_ENGINE", help="openvino, onnxruntime, aoti or tensorrt.")
     ] = "openvino",
     precision: Annotated[
         str,
         typer.Option(
             envvar="TERAN_PRECISION",
-            help="fp32, bf16, int8, or auto: the fastest that passes the gate.",
+            help="fp32, fp16, bf16, int8 or fp8, as the engine offers; auto: the fastest that "
+            "passes the gate.",
         ),
     ] = "auto",
     calibration: Annotated[
@@ -46,6 +47,31 @@ def export_command(
     max_captions: Annotated[
         int, typer.Option(envvar="TERAN_MAX_CAPTIONS", min=1, help="Largest batch of captions.")
     ] = 64,
+    workspace: Annotated[
+        int,
+        typer.Option(envvar="TERAN_WORKSPACE", min=0, help="TensorRT: scratch memory, in MiB."),
+    ] = 4096,
+    optimization_level: Annotated[
+        int,
+        typer.Option(
+            envvar="TERAN_OPTIMIZATION_LEVEL",
+            min=0,
+            max=5,
+            help="TensorRT: higher builds longer, for faster engines.",
+        ),
+    ] = 3,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            envvar="TERAN_HARDWARE_COMPATIBLE", help="TensorRT: run on other GPUs from Ampere on."
+        ),
+    ] = False,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            envvar="TERAN_VERSION_COMPATIBLE", help="TensorRT: load in later versions as well."
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option(help="Build even what is up to date.")] = False,
 ) -> None:
     """Compile a bundle and publish a Triton model repository; does nothing where it is up to date.
@@ -54,7 +80,8 @@ def export_command(
     """
     with needs("export"):
         from teran_export import ExportOptions, export
-        from teran_export.repository import Limits
+        from teran_export.engines.base import BuildOptions
+        from teran_export.limits import Limits
 
     options = ExportOptions(
         bundle=bundle,
@@ -63,6 +90,9 @@ def export_command(
         precision=precision,
         calibration=calibration,
         limits=Limits(max_images, max_captions),
+        build=BuildOptions(
+            workspace << 20, optimization_level, hardware_compatible, version_compatible
+        ),
         force=force,
     )
     published = export(options, typer.echo)

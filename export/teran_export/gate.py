@@ -30,6 +30,8 @@ class EncoderCheck:
 
     mean_cosine: float
     min_cosine: float
+    max_error: float
+    """Largest absolute difference of a value."""
     milliseconds: float
     """Median time of one batch of calibration data in this process."""
     kept_in_float: tuple[str, ...] = ()
@@ -113,7 +115,8 @@ class Gate:
         result, milliseconds = self._embeddings(graph, run)
         cosine = self._cosine(graph, result)
         mean, least = round(float(cosine.mean()), 6), round(float(cosine.min()), 6)
-        return EncoderCheck(mean, least, milliseconds), result
+        error = float(np.abs(result - self._expected[graph.name]).max())
+        return EncoderCheck(mean, least, round(error, 8), milliseconds), result
 
     def _embeddings(self, graph: Graph, run: Run) -> tuple[Floats, float]:
         results, times = [], []

@@ -1,29 +1,22 @@
-"""The three ONNX graphs of a model: visual encoder, textual encoder, alignment.
+"""The three graphs of a model: visual encoder, textual encoder, alignment.
 
-Dynamic in batch, regions and words. Every graph is run in ONNX Runtime on random valid inputs of
-several shapes as soon as it is written, and compared with the PyTorch module it came from.
+Dynamic in batch, regions and words. `teran_export.onnx_graphs` writes them as ONNX.
 """
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from teran.errors import ExportError
 from teran.model import Pooling, TeranConfig, TeranModel, word_mask
 from teran.model.alignment import align_masked, present
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
-OPSET = 18
 EMBEDDING_TOLERANCE = 1e-4
 SCORE_TOLERANCE = 1e-3
 
@@ -42,11 +35,13 @@ class _Textual(nn.Module):
     def __init__(self, model: TeranModel) -> None:
         super().__init__()
         self.encoder = model.textual_encoder
-        self.last_id = model.config.text.vocab_size - 1
+        self.vocab_size = model.config.text.vocab_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, word_mask: Tensor) -> Tensor:
-        # A look-up outside the table is undefined in most engines.
-        ids = input_ids.clamp(0, self.last_id)
+        # A look-up outside the table is undefined in most engines. Not clamped: TensorRT's Clip
+        # takes no integers.
+        known = (input_ids >= 0) & (input_ids < self.vocab_size)
+        ids = torch.where(known, input_ids, 0)
         result: Tensor = self.encoder(ids, attention_mask, word_mask)
         return result
 
@@ -166,54 +161,17 @@ def _unit_rows(
     return rows.astype(np.float32)
 
 
-def write_graph(graph: Graph, model: TeranModel, directory: Path) -> float:
-    """Write one graph and check it.
-
-    Returns:
-        The largest absolute difference from PyTorch over all checked shapes.
-
-    Raises:
-        ExportError: it is above the graph's tolerance; the file is removed.
-    """
-    module = graph.module(model).eval()
-    path = graph.path(directory)
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        example, dynamic = _example(graph, model, torch.device("cpu"))
-        program = torch.onnx.export(
-            module,
-            example,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=dynamic,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
-    _name_nodes(proto)
-    onnx.save(proto, path)
-    error = check_graph(graph, module, model.config, path)
-    if not error <= graph.tolerance:
-        path.unlink()
-        raise ExportError(
-            f"the {graph.name} graph differs from PyTorch by {error:.2e}, more than "
-            f"{graph.tolerance:.0e}"
-        )
-    return error
-
-
 def export_program(
     graph: Graph, model: TeranModel, device: torch.device
 ) -> torch.export.ExportedProgram:
     """One part of a model on `device` as an exported program with dynamic axes."""
-    example, dynamic = _example(graph, model, device)
-    return torch.export.export(graph.module(model).eval(), example, dynamic_shapes=dynamic)
+    example, dynamic = traced_example(graph, model, device)
+    return torch.export.export(
+        graph.module(model).eval().to(device), example, dynamic_shapes=dynamic
+    )
 
 
-def _example(
+def traced_example(
     graph: Graph, model: TeranModel, device: torch.device
 ) -> tuple[tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]:
     """Inputs to trace with, and which of their axes are dynamic."""
@@ -226,28 +184,3 @@ def _example(
         tuple(torch.from_numpy(value).to(device) for value in inputs.values()),
         tuple({i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()),
     )
-
-
-def _name_nodes(proto: onnx.ModelProto) -> None:
-    """Name every node after the module it came from, as engines report layers by that name."""
-    for index, node in enumerate(proto.graph.node):
-        scopes = {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
-        parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
-        module = parts[-2] if len(parts) > 1 else ""
-        node.name = f"{module or 'graph'}/{node.op_type}_{index}"
-        del node.metadata_props[:]
-
-
-def check_graph(graph: Graph, module: nn.Module, config: TeranConfig, path: Path) -> float:
-    """Largest absolute difference between the written graph and PyTorch, over several shapes."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for seed, sizes in enumerate(graph.shapes):
-        inputs = random_inputs(graph, config, sizes, seed)
-        with torch.inference_mode():
-            expected = module(*(torch.from_numpy(value) for value in inputs.values()))
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        for ours, theirs in zip(session.run(None, inputs), expected, strict=True):
-            difference = np.abs(ours - theirs.numpy())
-            worst = max(worst, float(difference.max()) if np.isfinite(ours).all() else np.inf)
-    return worst

@@ -22,7 +22,7 @@ from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES, Engine
-from teran_export.engines.base import Run, Source
+from teran_export.engines.base import TIMING_CACHE, BuildOptions, Run, Source
 from teran_export.gate import EncoderCheck, Gate, PrecisionCheck, choose
 from teran_export.graphs import (
     ALIGNMENT,
@@ -30,14 +30,13 @@ from teran_export.graphs import (
     TEXTUAL_ENCODER,
     VISUAL_ENCODER,
     Graph,
-    write_graph,
 )
+from teran_export.limits import Limits
 from teran_export.manifest import Manifest
 from teran_export.repository import (
     ENSEMBLES,
     GALLERY_ENSEMBLES,
     GALLERY_POOLINGS,
-    Limits,
     RepositoryBuilder,
 )
 from teran_export.sensitivity import keep_in_float
@@ -61,6 +60,7 @@ class ExportOptions:
     calibration: Path | None = None
     """An `.npz` of real images and captions; see `CalibrationData.load`."""
     limits: Limits = field(default_factory=Limits)
+    build: BuildOptions = field(default_factory=BuildOptions)
     force: bool = False
     """Build even where the published repository is up to date."""
 
@@ -112,11 +112,11 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
 def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
     """The precisions to try. int8 adapts to its samples: without real ones it is no default."""
     available = list(engine.precisions())
-    if options.precision == AUTO:
+    if options.precision == AUTO and available:
         return [p for p in available if p != "int8" or options.calibration]
     if options.precision not in available:
         raise ExportError(
-            f"{engine.name} offers {', '.join(available)} on this machine, "
+            f"{engine.name} offers {', '.join(available) or 'nothing'} on this machine, "
             f"not {options.precision!r}"
         )
     return [options.precision]
@@ -131,6 +131,7 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "precision": options.precision,
         "calibration": manifest.hash_tree(calibration) if calibration else None,
         "limits": asdict(options.limits),
+        "build": asdict(options.build),
         "versions": {"teran": teran.__version__, **engine.versions()},
         "sources": manifest.hash_tree(MODEL_REPOSITORY, BACKENDS, Path(__file__).parent, *_MODEL),
         "machine": platform.machine(),
@@ -151,16 +152,17 @@ def _build(
     model = TeranModel.from_pretrained(options.bundle)
     if model.tokenizer is None:
         raise ExportError(f"{options.bundle} has no tokenizer.json; convert it with --vocabulary")
-    errors = {}
-    for graph in GRAPHS:
-        report(f"writing the {graph.name} graph and checking it against PyTorch")
-        errors[graph.name] = write_graph(graph, model, work)
+    errors = _write_graphs(model, work, report) if engine.starts_from_onnx else {}
     data = (
         CalibrationData.load(options.calibration, model.config, model.tokenizer)
         if options.calibration
         else CalibrationData.synthetic(model.config)
     )
-    sources = {graph: Source(graph, graph.path(work), model) for graph in GRAPHS}
+    sources = {
+        graph: Source(graph, graph.path(work), model, options.limits, options.build, report)
+        for graph in GRAPHS
+    }
+    _keep_timing_cache(options.out, work)
     gate, checks = Gate(model, data), {}
     for precision in precisions:
         report(f"building and checking the encoders for {engine.name} in {precision}")
@@ -178,11 +180,12 @@ def _build(
         folder = builder.version_directory(graph.name)
         for file in engine.files:
             (_engine_directory(work, chosen, graph.name) / file).rename(folder / file)
-        builder.add_engine(graph, engine, chosen)
+        builder.add_engine(sources[graph], engine, chosen)
     # The alignment is a single matmul and decides the ranking: it stays in fp32.
     folder = builder.version_directory(ALIGNMENT.name)
     engine.build(sources[ALIGNMENT], folder, "fp32", [])
-    builder.add_engine(ALIGNMENT, engine, "fp32")
+    builder.add_engine(sources[ALIGNMENT], engine, "fp32")
+    _keep_timing_cache(work, repository)
     builder.add_ensembles(ENSEMBLES)
     if model.config.pooling in GALLERY_POOLINGS:
         builder.add_gallery(request["bundle"])
@@ -207,6 +210,23 @@ def _build(
     )
     made.write(repository)
     return made
+
+
+def _write_graphs(model: TeranModel, work: Path, report: Report) -> dict[str, float]:
+    """Write all parts as ONNX; the largest difference of each from PyTorch."""
+    from teran_export.onnx_graphs import write_graph  # which other engines do without
+
+    errors = {}
+    for graph in GRAPHS:
+        report(f"writing the {graph.name} graph and checking it against PyTorch")
+        errors[graph.name] = write_graph(graph, model, work)
+    return errors
+
+
+def _keep_timing_cache(before: Path, after: Path) -> None:
+    """Take a builder's measurements along, where there are any."""
+    if (before / TIMING_CACHE).is_file():
+        shutil.copyfile(before / TIMING_CACHE, after / TIMING_CACHE)
 
 
 def _engine_directory(work: Path, precision: str, graph: str) -> Path:

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +13,17 @@ from tritonclient.utils import serialize_byte_tensor
 from teran.model import TeranConfig
 from teran.resources import MODEL_REPOSITORY
 from teran.tokenizer import MAX_WORD_PIECES, WORD_BUCKETS
-from teran_export.engines import Engine
-from teran_export.graphs import (
-    TEXTUAL_ENCODER,
-    VISUAL_ENCODER,
-    Arrays,
-    Graph,
-    random_inputs,
-)
+from teran_export.engines.base import Engine, Source
+from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, random_inputs
+from teran_export.limits import MAX_CELLS, MAX_REGIONS, Limits
 
 VERSION = "1"
-MAX_REGIONS = 128
-MAX_CELLS = 1 << 26
-"""Most region x word cosines of one alignment request: 256 MiB of fp32."""
 ENSEMBLES = ("encode_caption", "match")
 GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions")
 GALLERY_POOLINGS = ("MrSw", "MwSr", "symm")
 _STATIC_WORDS = (16, 32)
 """Word buckets whose single captions get an engine of their own; 98 % of real ones fall in them."""
 _WARM_CAPTIONS = ("a dog .", "two people on a beach .")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest batches the encoders form."""
-
-    images: int = 32
-    captions: int = 64
 
 
 class RepositoryBuilder:
@@ -68,15 +51,16 @@ class RepositoryBuilder:
             self._warm_up(config, f"sample_{i}", {"caption": np.array([[caption]], np.object_)})
         self._write(config)
 
-    def add_engine(self, graph: Graph, engine: Engine, precision: str) -> None:
+    def add_engine(self, source: Source, engine: Engine, precision: str) -> None:
         """Add the config of a model whose engine files are in place already."""
+        graph = source.graph
         config = _source(graph.name)
         config.backend, config.platform = engine.backend, engine.platform
         config.default_model_filename = engine.files[0]
         kinds = pb.ModelInstanceGroup
         kind = kinds.KIND_GPU if engine.on_gpu else kinds.KIND_CPU
         config.instance_group.add(kind=kind, count=1)
-        parameters = dict(engine.parameters(precision))
+        parameters: dict[str, str] = {}
         samples: list[tuple[int, ...]]
         embed = self._config.embed_dim
         if graph is VISUAL_ENCODER:
@@ -103,6 +87,7 @@ class RepositoryBuilder:
             samples = [(1, 36, 1, 16), (8, 36, 1, 16)]
         for key, value in parameters.items():
             config.parameters[key].string_value = value
+        engine.configure(config, source, precision)
         for i, sizes in enumerate(samples):
             self._warm_up(config, f"sample_{i}", random_inputs(graph, self._config, sizes, seed=i))
         self._write(config)

@@ -89,6 +89,10 @@ class DeviceCopy:
                     resident.rows[torch.from_numpy(slots).to(self._device)] = values
                 resident.seen = chunk.changed
 
+    def hold(self, number: int, rows: Tensor) -> None:
+        """Take rows (N, R, D) that are on the device already as those of a chunk."""
+        self._chunks[number] = _Resident(rows, seen=1 << 62)
+
     def candidates(
         self,
         compact: Compact,

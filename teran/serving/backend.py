@@ -60,8 +60,8 @@ class EngineBackend(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
-        self._inputs = [tensor["name"] for tensor in config["input"]]
-        self._outputs = [tensor["name"] for tensor in config["output"]]
+        self.input_names = [tensor["name"] for tensor in config["input"]]
+        self.output_names = [tensor["name"] for tensor in config["output"]]
         self._batched = int(config["max_batch_size"]) > 0
         self._limits = {
             name: int(parameters.get(name, np.iinfo(np.int64).max))
@@ -89,7 +89,7 @@ class EngineBackend(ABC):
         for i, request in enumerate(requests):
             inputs = {
                 name: self.read(pb_utils.get_input_tensor_by_name(request, name))
-                for name in self._inputs
+                for name in self.input_names
             }
             try:
                 self._check(inputs)
@@ -101,7 +101,7 @@ class EngineBackend(ABC):
         for batch in filter(None, batches):
             for (i, _), outputs in zip(batch, self._run_batch(batch, len(batches)), strict=True):
                 wanted = requests[i].requested_output_names()
-                chosen = {name: outputs[name] for name in self._outputs if name in wanted}
+                chosen = {name: outputs[name] for name in self.output_names if name in wanted}
                 if all(map(self.is_finite, chosen.values())):
                     tensors = [self.write(name, value) for name, value in chosen.items()]
                     responses[i] = pb_utils.InferenceResponse(tensors)
@@ -120,11 +120,13 @@ class EngineBackend(ABC):
             if runs > 1:
                 outputs = {name: self.join([value]) for name, value in outputs.items()}
             return [outputs]
-        joined = {name: self.join([inputs[name] for _, inputs in batch]) for name in self._inputs}
+        joined = {
+            name: self.join([inputs[name] for _, inputs in batch]) for name in self.input_names
+        }
         results = self._run(joined)
-        sizes = [len(inputs[self._inputs[0]]) for _, inputs in batch]
-        parts = {name: self.divide(results[name], sizes) for name in self._outputs}
-        return [{name: parts[name][i] for name in self._outputs} for i in range(len(batch))]
+        sizes = [len(inputs[self.input_names[0]]) for _, inputs in batch]
+        parts = {name: self.divide(results[name], sizes) for name in self.output_names}
+        return [{name: parts[name][i] for name in self.output_names} for i in range(len(batch))]
 
     def _check(self, inputs: Arrays) -> None:
         """Refuse what an engine would choke on, or answer with nonsense.

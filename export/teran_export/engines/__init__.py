@@ -1,11 +1,42 @@
-"""The engines a graph can be compiled for. A new one is a module here and a line in `ENGINES`."""
+"""The engines a graph can be compiled for. A new one is a module here and a line in `_CLASSES`."""
 
-from teran_export.engines.aoti import AotiEngine
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+
+from teran.extras import needs
 from teran_export.engines.base import Engine
-from teran_export.engines.onnxruntime import OnnxRuntimeEngine
-from teran_export.engines.openvino import OpenVinoEngine
 
-_ALL: tuple[Engine, ...] = (OpenVinoEngine(), OnnxRuntimeEngine(), AotiEngine())
-ENGINES = {engine.name: engine for engine in _ALL}
+_CLASSES = {
+    "openvino": "OpenVinoEngine",
+    "onnxruntime": "OnnxRuntimeEngine",
+    "aoti": "AotiEngine",
+    "tensorrt": "TensorRtEngine",
+}
+
+
+@cache
+def _load(name: str) -> Engine:
+    """Import an engine, with the libraries it needs, when it is asked for."""
+    with needs("export"):
+        module = import_module(f"teran_export.engines.{name}")
+    engine: Engine = getattr(module, _CLASSES[name])()
+    return engine
+
+
+class _Engines(Mapping[str, Engine]):
+    def __getitem__(self, name: str) -> Engine:
+        if name not in _CLASSES:
+            raise KeyError(name)
+        return _load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+ENGINES: Mapping[str, Engine] = _Engines()
 
 __all__ = ["ENGINES", "Engine"]

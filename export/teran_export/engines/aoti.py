@@ -7,6 +7,7 @@ release 26.03 on, and by the stand-in of that name on servers that know no `torc
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._inductor import aoti_compile_and_package, aoti_load_package
@@ -23,6 +24,7 @@ class AotiEngine:
     name = "aoti"
     backend = "pytorch"
     platform = "torch_aoti"
+    starts_from_onnx = False
     files: tuple[str, ...] = ("model.pt2",)
 
     def __init__(self) -> None:
@@ -72,8 +74,9 @@ class AotiEngine:
 
         return run
 
-    def parameters(self, precision: str) -> dict[str, str]:  # noqa: ARG002
-        return {}
+    def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
+        if self.on_gpu:  # what the model before left on the GPU is taken from there
+            config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 
     def versions(self) -> dict[str, str]:
         gpu = torch.cuda.get_device_name() if self.on_gpu else "none"

@@ -1,12 +1,33 @@
 """What an engine has to offer so that graphs can be built for it, checked and published."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from teran.model import TeranModel
-from teran_export.graphs import Arrays, Graph
+from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
+from teran_export.limits import Limits
+
+TIMING_CACHE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines are built for a GPU; others have no use for them.
+
+    Attributes:
+        workspace: bytes of scratch memory a kernel may use.
+        optimization_level: 0 to 5, TensorRT's builder optimisation level; more takes longer.
+        hardware_compatible: run on other GPUs of Ampere and later, more slowly.
+        version_compatible: load in later TensorRT versions, where the server allows it.
+    """
+
+    workspace: int = 4 << 30
+    optimization_level: int = 3
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+
 
 Run = Callable[[Arrays], Arrays]
 """A loaded engine: named inputs to named outputs."""
@@ -21,6 +42,21 @@ class Source:
     """The graph in fp32, checked."""
     model: TeranModel
     """The model it came from, for engines that start from PyTorch, or in another precision."""
+    limits: Limits = field(default_factory=Limits)
+    options: BuildOptions = field(default_factory=BuildOptions)
+    report: Callable[[str], None] = lambda _: None
+    """Told of every step of a long build."""
+
+    @property
+    def timing_cache(self) -> Path:
+        """Where a builder keeps what it has measured; kept with what is published."""
+        return self.onnx.with_name(TIMING_CACHE)
+
+    @property
+    def largest_batch(self) -> int:
+        """The published batch limit; 0 for what is not batched."""
+        limits = {VISUAL_ENCODER: self.limits.images, TEXTUAL_ENCODER: self.limits.captions}
+        return limits.get(self.graph, 0)
 
 
 class Engine(Protocol):
@@ -31,6 +67,8 @@ class Engine(Protocol):
     """Triton's name for the backend that serves it."""
     platform: str
     """Triton's name for the kind of model, where the backend knows several; else empty."""
+    starts_from_onnx: bool
+    """Whether it is built from the ONNX graphs, rather than from PyTorch."""
     on_gpu: bool
     """Whether it runs on a GPU."""
     files: tuple[str, ...]
@@ -63,8 +101,8 @@ class Engine(Protocol):
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:
         """Load what `build` wrote, to be checked and timed in this process."""
 
-    def parameters(self, precision: str) -> dict[str, str]:
-        """The backend's own parameters for a model's config."""
+    def configure(self, config: Any, source: Source, precision: str) -> None:
+        """Add to a model's config what the backend wants of it."""
 
     def versions(self) -> dict[str, str]:
         """The libraries whose version decides what an engine is, for the manifest."""

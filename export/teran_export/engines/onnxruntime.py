@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -15,6 +16,7 @@ class OnnxRuntimeEngine:
 
     name = backend = "onnxruntime"
     platform = ""
+    starts_from_onnx = True
     on_gpu = False
     files: tuple[str, ...] = ("model.onnx",)
 
@@ -37,8 +39,8 @@ class OnnxRuntimeEngine:
         )
         return lambda inputs: dict(zip(graph.outputs, session.run(None, inputs), strict=True))
 
-    def parameters(self, precision: str) -> dict[str, str]:  # noqa: ARG002
-        return {}
+    def configure(self, config: Any, source: Source, precision: str) -> None:
+        """Nothing: the defaults serve."""
 
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": onnxruntime.__version__}

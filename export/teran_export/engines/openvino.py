@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nncf
 import openvino
@@ -16,6 +17,7 @@ class OpenVinoEngine:
 
     name = backend = "openvino"
     platform = ""
+    starts_from_onnx = True
     on_gpu = False
     files: tuple[str, ...] = ("model.xml", "model.bin")
 
@@ -55,8 +57,9 @@ class OpenVinoEngine:
 
         return run
 
-    def parameters(self, precision: str) -> dict[str, str]:
-        return {"HINT_BF16": "YES"} if precision == "bf16" else {}
+    def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
+        if precision == "bf16":
+            config.parameters["HINT_BF16"].string_value = "YES"
 
     def versions(self) -> dict[str, str]:
         return {"openvino": openvino.__version__, "nncf": nncf.__version__}

@@ -20,10 +20,9 @@ from teran_export.graphs import (
     GRAPHS,
     TEXTUAL_ENCODER,
     VISUAL_ENCODER,
-    check_graph,
     random_inputs,
-    write_graph,
 )
+from teran_export.onnx_graphs import check_graph, write_graph
 from teran_export.sensitivity import GROUPS, keep_in_float
 from torch import nn
 
@@ -71,7 +70,7 @@ def test_a_wrong_graph_is_noticed(graphs: Path) -> None:
     assert error > TEXTUAL_ENCODER.tolerance
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_every_precision_gives_the_models_embeddings(
     graphs: Path, tiny_model: TeranModel, tmp_path: Path, engine: str
 ) -> None:
@@ -238,7 +237,7 @@ def test_layers_are_kept_in_float_by_measured_effect() -> None:
     def build(groups: tuple[str, ...]) -> EncoderCheck:
         tried.append(groups)
         cosine = 1.0 - sum(loss for group, loss in harm.items() if group not in groups)
-        return EncoderCheck(cosine, 0.96, 1.0)
+        return EncoderCheck(cosine, 0.96, 0.1, 1.0)
 
     assert keep_in_float(build) == ("contract", "expand")
     assert tried[-1] == ("contract", "expand"), "what is served must be what was chosen"

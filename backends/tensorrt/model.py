@@ -1,0 +1,16 @@
+"""Stand-in for Triton's `tensorrt` backend on hosts that have TensorRT, but no such backend."""
+
+from pathlib import Path
+
+import tensorrt
+
+from teran.serving.backend import Run
+from teran.serving.plan import Plan
+from teran.serving.torch_backend import TorchBackend
+
+
+class TritonPythonModel(TorchBackend):
+    """Runs `model.plan`."""
+
+    def load(self, path: Path, parameters: dict[str, str], threads: int | None) -> Run:  # noqa: ARG002
+        return Plan(tensorrt, path, tensorrt.Logger(tensorrt.Logger.WARNING)).run

@@ -1,0 +1,143 @@
+"""Large inputs by system shared memory, where client and server are on one host.
+
+A batch of 32 images is 9.4 MB, which gRPC copies several times. Here it is written once, where the
+server reads it. Where the server does not allow that, or lives in a container of its own and can't
+see it, inputs go through gRPC as before; the first large request finds out.
+"""
+
+import asyncio
+import ipaddress
+import itertools
+import logging
+import mmap
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2 as pb
+
+from teran.errors import TeranError
+from teran_client.channel import Channel
+
+SMALLEST = 256 << 10
+"""Bytes of inputs below which gRPC is as fast."""
+_ALIGNMENT = 64
+_FOLDER = Path("/dev/shm")
+_log = logging.getLogger(__name__)
+_numbers = itertools.count()
+
+
+class Segment:
+    """Shared memory that a server has opened, for one request at a time."""
+
+    def __init__(self, size: int) -> None:
+        """Make one.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        self.name = f"teran-client-{os.getpid()}-{next(_numbers)}"
+        self.size = size
+        path = _FOLDER / self.name
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # no room: an error now, not a signal later
+            self._memory = mmap.mmap(descriptor, size)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        self._used = 0
+
+    def clear(self) -> None:
+        """Forget what was written."""
+        self._used = 0
+
+    def write(self, value: npt.NDArray[Any]) -> int:
+        """Add an array; returns its offset."""
+        offset = self._used
+        target: npt.NDArray[Any] = np.ndarray(value.shape, value.dtype, self._memory, offset)
+        target[...] = value
+        self._used = offset + value.nbytes + -value.nbytes % _ALIGNMENT
+        return offset
+
+    def unlink(self) -> None:
+        """Take its name away; who has opened it keeps it."""
+        with suppress(OSError):
+            (_FOLDER / self.name).unlink()
+
+
+class SharedMemory:
+    """The segments of one client."""
+
+    def __init__(self, channel: Channel, wanted: bool | None) -> None:
+        """Decide whether to try: where the server's address is this host's, unless told."""
+        self._channel = channel
+        self.usable = (_is_loopback(channel.url) if wanted is None else wanted) and _FOLDER.is_dir()
+        self._free: list[Segment] = []
+        self._all: list[Segment] = []
+
+    @asynccontextmanager
+    async def segment(self, inputs: dict[str, npt.NDArray[Any]]) -> AsyncIterator[Segment | None]:
+        """A segment with room for some inputs; None where they should go through gRPC."""
+        numbers = [value for value in inputs.values() if value.dtype != np.object_]
+        size = sum(value.nbytes + _ALIGNMENT for value in numbers)
+        segment = await self._take(size) if self.usable and size >= SMALLEST else None
+        try:
+            yield segment
+        except (TeranError, asyncio.CancelledError):
+            # The server may read it still, or may have forgotten it.
+            if segment:
+                await self._drop(segment)
+            raise
+        if segment:
+            self._free.append(segment)
+
+    async def close(self) -> None:
+        """Have the server let go of all of it."""
+        for segment in list(self._all):
+            await self._drop(segment)
+
+    async def _take(self, size: int) -> Segment | None:
+        for segment in self._free:
+            if segment.size >= size:
+                self._free.remove(segment)
+                segment.clear()
+                return segment
+        made: Segment | None = None
+        try:
+            made = Segment(1 << (size - 1).bit_length())
+            request = pb.SystemSharedMemoryRegisterRequest(
+                name=made.name, key=f"/{made.name}", byte_size=made.size
+            )
+            await self._channel.call("SystemSharedMemoryRegister", request)
+        except (TeranError, OSError) as error:
+            _log.info("no shared memory with %s: %s", self._channel.url, error)
+            self.usable = False
+            if made:
+                made.unlink()
+            return None
+        self._all.append(made)
+        return made
+
+    async def _drop(self, segment: Segment) -> None:
+        self._all.remove(segment)
+        if segment in self._free:
+            self._free.remove(segment)
+        segment.unlink()
+        with suppress(TeranError):
+            request = pb.SystemSharedMemoryUnregisterRequest(name=segment.name)
+            await self._channel.call("SystemSharedMemoryUnregister", request, timeout=2)
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,151 @@
+"""TensorRT: plans for the GPU they are built on, served by Triton's own `tensorrt` backend.
+
+Graphs in fp32, fp16 and bf16 are exported from a model in that precision; int8 and fp8 are put into
+them by ModelOpt. Not run yet on a machine with TensorRT: what can be told without it is checked by
+the tests, and those marked `tensorrt` do the rest where it is installed.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from teran.extras import needs
+from teran.model.precision import in_precision
+from teran.serving.plan import Plan
+from teran.tokenizer import MAX_WORD_PIECES
+from teran_export.engines.base import Run, Source
+from teran_export.graphs import ALIGNMENT, TEXTUAL_ENCODER, Arrays, Graph
+from teran_export.limits import MAX_REGIONS
+from teran_export.onnx_graphs import write_graph
+from teran_export.tensorrt.builder import build_plan, make_logger
+from teran_export.tensorrt.operators import check_graph
+from teran_export.tensorrt.profiles import GRAPH_WORDS, USUAL_REGIONS, Profile, fixed_dims, profiles
+from teran_export.tensorrt.quantize import quantize
+
+_QUANTIZED = ("int8", "fp8")
+_FP8_CAPABILITY = (8, 9)
+_QUEUED_BATCHES = 16
+"""So many full batches may wait; more is refused at once, rather than answered too late."""
+_TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3, "bf16": None}
+"""What ONNX Runtime may differ by from PyTorch in the same precision."""
+_OPSET = 21
+"""Q/DQ pairs of half precision need 19."""
+
+
+class TensorRtEngine:
+    """Serves `model.plan`."""
+
+    name = "tensorrt"
+    backend = "tensorrt"
+    platform = "tensorrt_plan"
+    starts_from_onnx = True
+    on_gpu = True
+    files: tuple[str, ...] = ("model.plan",)
+
+    def precisions(self) -> Sequence[str]:
+        if importlib.util.find_spec("tensorrt") is None or not torch.cuda.is_available():
+            return ()
+        fp8 = torch.cuda.get_device_capability() >= _FP8_CAPABILITY
+        return ("fp32", "bf16", "fp16", "int8", *(("fp8",) if fp8 else ()))
+
+    def build(
+        self,
+        source: Source,
+        directory: Path,
+        precision: str,
+        samples: Iterable[Arrays],
+        kept_in_float: Sequence[str] = (),
+    ) -> None:
+        onnx_file = typed_graph(source, directory, precision, samples, kept_in_float)
+        check_graph(onnx.load(onnx_file), source.graph.name)
+        built = build_plan(
+            _tensorrt(),
+            onnx_file,
+            directory / self.files[0],
+            self.profiles(source),
+            source.options,
+            source.timing_cache,
+            source.report,
+        )
+        source.report(
+            f"  {source.graph.name}: {built.plan_bytes >> 20} MiB plan in {built.seconds} s, "
+            f"{built.peak_host_bytes >> 20} MiB of host memory at the peak"
+        )
+        onnx_file.unlink()
+
+    def profiles(self, source: Source) -> list[Profile]:
+        """The optimization profiles of a part."""
+        config = source.model.config
+        words = min(MAX_WORD_PIECES, config.text.max_position_embeddings)
+        return profiles(source.graph, config, source.largest_batch, words, MAX_REGIONS)
+
+    def load(self, graph: Graph, directory: Path, precision: str) -> Run:  # noqa: ARG002
+        trt = _tensorrt()
+        plan = Plan(trt, directory / self.files[0], make_logger(trt))
+
+        def run(inputs: Arrays) -> Arrays:
+            tensors = {name: torch.from_numpy(inputs[name]).cuda() for name in graph.inputs}
+            return {name: value.cpu().numpy() for name, value in plan.run(tensors).items()}
+
+        return run
+
+    def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
+        """Profiles, CUDA graphs of single items, a copy stream, and a bounded queue."""
+        config.instance_group[0].profile.extend(str(i) for i in range(len(self.profiles(source))))
+        if source.graph is ALIGNMENT:
+            return
+        config.optimization.cuda.graphs = True
+        config.optimization.cuda.output_copy_stream = True
+        fixed = fixed_dims(source.graph, source.model.config)
+        usual = GRAPH_WORDS if source.graph is TEXTUAL_ENCODER else (USUAL_REGIONS,)
+        for rows in usual:
+            spec = config.optimization.cuda.graph_spec.add(batch_size=1)
+            for name, dims in fixed.items():
+                spec.input[name].dim.extend([rows, *dims])
+        policy = config.dynamic_batching.default_queue_policy
+        policy.max_queue_size = _QUEUED_BATCHES * source.largest_batch
+
+    def versions(self) -> dict[str, str]:
+        if not self.precisions():
+            return {"tensorrt": "none"}
+        major, minor = torch.cuda.get_device_capability()
+        return {
+            "tensorrt": _tensorrt().__version__,
+            "gpu": torch.cuda.get_device_name(),
+            "compute_capability": f"{major}.{minor}",
+        }
+
+
+def typed_graph(
+    source: Source,
+    directory: Path,
+    precision: str,
+    samples: Iterable[Arrays],
+    kept_in_float: Sequence[str] = (),
+) -> Path:
+    """Write a part's ONNX file in a precision, as strongly typed networks want it.
+
+    Raises:
+        ExportError: it differs from PyTorch in the same precision, or does not fit it.
+    """
+    graph = source.graph
+    if precision not in _QUANTIZED:
+        model = in_precision(source.model, precision)
+        write_graph(graph, model, directory, tolerance=_TOLERANCE[precision], opset=_OPSET)
+        return graph.path(directory)
+    # What is not quantised is in fp16.
+    half = typed_graph(source, directory, "fp16", samples)
+    target = half.with_name(f"{graph.name}.{precision}.onnx")
+    quantize(half, target, precision, samples, kept_in_float)
+    half.unlink()
+    return target
+
+
+def _tensorrt() -> Any:
+    with needs("tensorrt"):
+        import tensorrt
+    return tensorrt

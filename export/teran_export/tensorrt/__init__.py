@@ -1,0 +1,1 @@
+"""TensorRT: what the engine of that name is made of. Nothing here needs TensorRT to be imported."""

@@ -1,0 +1,40 @@
+"""Every engine this host can run, served by the real Triton, gives PyTorch's results."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from teran_client import TeranClient
+from teran_export import ExportOptions, export
+
+from teran.model import TeranModel
+from teran.serving.background import background_server
+from tests.data import captions, images
+from tests.server.test_results import torch_caption, torch_image
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "aoti"])
+def test_engine_is_served(
+    engine: str, tiny_bundle: Path, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    if engine == "aoti" and not shutil.which("g++"):
+        pytest.skip("AOTInductor compiles with g++")
+    published = export(ExportOptions(tiny_bundle, tmp_path / "repository", engine, "fp32"))
+    sent, said = images(20, longest=60), captions(30, longest=80)
+    flags = ("--gallery", str(tmp_path / "gallery"))
+    with (
+        background_server(published.path, *flags, log=tmp_path / "log") as server,
+        TeranClient(server.url, timeout=60, batch_size=7) as client,
+    ):
+        # Single items, and batches of several lengths that the server may join.
+        for image in sent[:3]:
+            expected = torch_image(tiny_model, image)
+            np.testing.assert_allclose(client.encode_images(image), expected, atol=1e-4)
+        for image, embeddings in zip(sent, client.encode_images(sent), strict=True):
+            np.testing.assert_allclose(embeddings, torch_image(tiny_model, image), atol=1e-4)
+        for caption, encoded in zip(said, client.encode_captions(said), strict=True):
+            expected = torch_caption(tiny_model, caption)
+            np.testing.assert_allclose(encoded.word_embeddings, expected, atol=1e-4)
+        scores = client.score(sent, said)
+        assert client.match(sent[0], said[0]).score == pytest.approx(scores[0, 0], abs=1e-3)

@@ -1,0 +1,96 @@
+"""Large inputs by shared memory: the same results, nothing left behind, gRPC where it can't be."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from teran_client import Entry, TeranClient, TeranInputError
+from teran_client.aio import AsyncTeranClient
+from tritonclient.grpc import service_pb2 as pb
+
+from teran.serving.background import BackgroundServer
+from tests.data import images
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teran_client.shared_memory.SMALLEST", 1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = segments()
+    yield
+    assert segments() == before
+
+
+def segments() -> set[Path]:
+    return set(Path("/dev/shm").glob("teran-client-*"))
+
+
+def test_results_are_those_of_plain_grpc(server: BackgroundServer) -> None:
+    sent = images(60, longest=60)
+    with (
+        TeranClient(server.url, batch_size=8) as shared,
+        TeranClient(server.url, batch_size=8, shared_memory=False) as plain,
+    ):
+        ours, theirs = shared.encode_images(sent), plain.encode_images(sent)
+        assert segments(), "shared memory was not used"
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        # Some inputs of a request by shared memory, others not.
+        shared.index([Entry(one, f"s{i}") for i, one in enumerate(sent[:20])], gallery="shared")
+        hit = shared.search_like("s3", k=1, gallery="shared").hits[0]
+        assert hit.id == "s3"
+        assert hit.score_per_word == pytest.approx(1, abs=1e-3)
+        match = shared.match(sent[0], "a dog runs")
+        assert match.score == pytest.approx(plain.match(sent[0], "a dog runs").score, abs=1e-6)
+
+
+def test_many_threads_share_no_segment(server: BackgroundServer) -> None:
+    sent = images(40, seed=5, longest=40)
+    with TeranClient(server.url, shared_memory=False) as plain:
+        expected = plain.encode_images(sent)
+    with TeranClient(server.url) as client, ThreadPoolExecutor(8) as pool:
+        for a, b in zip(pool.map(client.encode_images, sent), expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_falls_back_where_the_server_refuses(
+    server: BackgroundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pb.SystemSharedMemoryRegisterRequest
+
+    def elsewhere(**fields: object) -> object:
+        """The key of a segment the server can't see, as from another container."""
+        return real(**{**fields, "key": "/not-here"})
+
+    monkeypatch.setattr(pb, "SystemSharedMemoryRegisterRequest", elsewhere)
+    with TeranClient(server.url) as client:
+        assert len(client.encode_images(images(3))) == 3
+        assert not segments()
+
+
+def test_forgotten_segments_are_made_again(server: BackgroundServer) -> None:
+    """As after a restart of the server, which forgets what was registered."""
+
+    async def run() -> None:
+        async with AsyncTeranClient(server.url) as client:
+            await client.encode_images(images(2))
+            await client._channel.call(
+                "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest()
+            )
+            assert len(await client.encode_images(images(2))) == 2
+
+    asyncio.run(run())
+
+
+def test_refused_requests_release_their_segment(server: BackgroundServer) -> None:
+    with TeranClient(server.url) as client:
+        for _ in range(5):
+            with pytest.raises(TeranInputError):
+                client.match(images(1)[0], "!")
+        assert len(client.encode_images(images(3))) == 3

@@ -1,0 +1,319 @@
+"""TensorRT without TensorRT: the graphs it would get, and the code that would build them.
+
+Tests marked `tensorrt` build and run real engines, where TensorRT and a GPU are.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from teran_export import ExportOptions, export
+from teran_export.engines import ENGINES
+from teran_export.engines.base import BuildOptions, Source
+from teran_export.engines.tensorrt import TensorRtEngine, typed_graph
+from teran_export.gate import MIN_COSINE
+from teran_export.graphs import (
+    ALIGNMENT,
+    GRAPHS,
+    TEXTUAL_ENCODER,
+    VISUAL_ENCODER,
+    Graph,
+    random_inputs,
+)
+from teran_export.limits import Limits
+from teran_export.onnx_graphs import write_graph
+from teran_export.tensorrt.builder import build_plan
+from teran_export.tensorrt.operators import check_graph, support
+from teran_export.tensorrt.profiles import Range, profiles
+from tritonclient.grpc import model_config_pb2 as pb
+
+from teran.errors import ExportError
+from teran.model import TeranModel
+from tests.conftest import TINY
+from tests.fakes import bindings
+from tests.fakes.tensorrt import FakeTensorRt
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
+has_tensorrt = importlib.util.find_spec("tensorrt") is not None and torch.cuda.is_available()
+
+
+def source_of(graph: Graph, model: TeranModel, work: Path) -> Source:
+    write_graph(graph, model, work)
+    return Source(graph, graph.path(work), model, Limits(8, 16))
+
+
+def samples(graph: Graph) -> list[dict[str, np.ndarray]]:
+    if graph is ALIGNMENT:
+        return []
+    return [random_inputs(graph, TINY, (8, 16), seed) for seed in range(8)]
+
+
+def reference(graph: Graph, model: TeranModel, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    with torch.inference_mode():
+        outputs = graph.module(model)(*map(torch.from_numpy, inputs.values()))
+    result: np.ndarray = (outputs[0] if isinstance(outputs, tuple) else outputs).numpy()
+    return result
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
+def test_tensorrt_can_take_every_graph(
+    graph: Graph, precision: str, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    """Operators, types, strong typing and inferable shapes; and the types are the asked ones."""
+    if graph is ALIGNMENT and precision in ("int8", "fp8"):
+        pytest.skip("the alignment decides the ranking: it is built in fp32 only")
+    (tmp_path / "typed").mkdir()
+    source = source_of(graph, tiny_model, tmp_path)
+    path = typed_graph(source, tmp_path / "typed", precision, samples(graph))
+    model = onnx.load(path)
+    check_graph(model, graph.name)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in inferred.graph.initializer}
+    wanted = {
+        "fp32": TensorProto.FLOAT,
+        "bf16": TensorProto.BFLOAT16,
+    }.get(precision, TensorProto.FLOAT16)
+    for node in inferred.graph.node:
+        if node.op_type == "MatMul" and graph is not ALIGNMENT:
+            assert types[node.output[0]] == wanted, node.name
+        if node.op_type in ("LayerNormalization", "Softmax", "ReduceL2"):
+            assert types[node.input[0]] == TensorProto.FLOAT, node.name
+    for value in model.graph.output:
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    quantized = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    assert (quantized > 0) == (precision in ("int8", "fp8"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"), [("fp32", 0.99999), ("fp16", 0.9999), ("int8", 0.99), ("fp8", 0.95)]
+)
+@pytest.mark.parametrize("graph", ENCODERS, ids=lambda graph: graph.name)
+def test_graphs_give_the_models_embeddings(
+    graph: Graph, precision: str, least: float, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    (tmp_path / "typed").mkdir()
+    source = source_of(graph, tiny_model, tmp_path)
+    path = typed_graph(source, tmp_path / "typed", precision, samples(graph))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = random_inputs(graph, TINY, (3, 20), seed=99)
+    result, expected = session.run(None, inputs)[0], reference(graph, tiny_model, inputs)
+    mask = np.abs(expected).max(-1) > 0
+    cosine = (result * expected).sum(-1)[mask] / np.linalg.norm(result, axis=-1)[mask]
+    assert cosine.mean() > least
+    assert not result[~mask].any()
+
+
+@pytest.mark.parametrize(("largest", "least"), [(33.0, 0.999), (1000.0, MIN_COSINE)])
+def test_fp16_does_not_overflow(
+    largest: float, least: float, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    """Real features reach 33; a detector gone wrong may say more, and must still pass the gate."""
+    (tmp_path / "typed").mkdir()
+    source = source_of(VISUAL_ENCODER, tiny_model, tmp_path)
+    path = typed_graph(source, tmp_path / "typed", "fp16", [])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = random_inputs(VISUAL_ENCODER, TINY, (4, 36), seed=1)
+    features = inputs["region_features"].astype(np.float32)
+    inputs["region_features"] = features * np.float32(largest / features.max())
+    result = session.run(None, inputs)[0]
+    expected = reference(VISUAL_ENCODER, tiny_model, inputs)
+    assert np.isfinite(result).all()
+    mask = np.abs(expected).max(-1) > 0
+    assert (result * expected).sum(-1)[mask].min() > least
+
+
+def graph_of(node: onnx.NodeProto, kind: int, *, out: int | None = None) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", kind, ["n", 4])
+    y = helper.make_tensor_value_info("y", kind if out is None else out, None)
+    made = helper.make_graph([node], "g", [x], [y])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
+
+
+def test_what_tensorrt_can_not_take_is_named() -> None:
+    cases = [
+        (graph_of(helper.make_node("NonZero", ["x"], ["y"]), TensorProto.FLOAT, out=7), "depends"),
+        (graph_of(helper.make_node("Det", ["x"], ["y"]), TensorProto.FLOAT), "Det is not"),
+        (
+            graph_of(helper.make_node("Softmax", ["x"], ["y"]), TensorProto.DOUBLE),
+            "Softmax is not supported in unknown",
+        ),
+        (
+            graph_of(helper.make_node("Clip", ["x"], ["y"]), TensorProto.INT64),
+            "Clip is not supported in INT64",
+        ),
+        (
+            graph_of(helper.make_node("Relu", ["x"], ["y"]), TensorProto.FLOAT, out=10),
+            "contradict",
+        ),
+    ]
+    for model, reason in cases:
+        with pytest.raises(ExportError, match=reason):
+            check_graph(model, "test")
+    old = graph_of(helper.make_node("Relu", ["x"], ["y"]), TensorProto.FLOAT)
+    old.opset_import[0].version = 25
+    with pytest.raises(ExportError, match="opset 25"):
+        check_graph(old, "test")
+    old.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(ExportError, match=r"com\.microsoft"):
+        check_graph(old, "test")
+
+
+def test_operator_table_names_its_version() -> None:
+    known = support()
+    assert known.tensorrt.startswith("10.")
+    assert known.operators["MatMul"] == {"FP32", "FP16", "BF16"}
+    assert "INT64" not in known.operators["Clip"]
+
+
+def test_profiles_follow_the_traffic() -> None:
+    latency, throughput = profiles(TEXTUAL_ENCODER, TINY, 64, 96, 128)
+    assert latency["input_ids"] == Range((1, 8), (1, 16), (1, 96))
+    assert throughput["word_mask"] == Range((2, 8), (64, 16), (64, 96))
+    latency, throughput = profiles(VISUAL_ENCODER, TINY, 32, 96, 128)
+    assert latency["region_features"] == Range((1, 1, 24), (1, 36, 24), (1, 128, 24))
+    assert throughput["boxes"] == Range((2, 1, 4), (32, 36, 4), (32, 128, 4))
+    assert len(profiles(VISUAL_ENCODER, TINY, 1, 96, 128)) == 1
+    (one,) = profiles(ALIGNMENT, TINY, 0, 96, 128)
+    assert one["region_embeddings"].usual == (64, 36, 16)
+
+
+def test_config_of_the_backend(tiny_model: TeranModel, tmp_path: Path) -> None:
+    engine = TensorRtEngine()
+    for graph in GRAPHS:
+        config = pb.ModelConfig(name=graph.name)
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=1)
+        source = Source(graph, graph.path(tmp_path), tiny_model, Limits(8, 16))
+        engine.configure(config, source, "fp16")
+        count = 1 if graph is ALIGNMENT else 2
+        assert list(config.instance_group[0].profile) == [str(i) for i in range(count)]
+        specs = config.optimization.cuda.graph_spec
+        if graph is TEXTUAL_ENCODER:
+            assert [list(spec.input["input_ids"].dim) for spec in specs] == [[16], [32]]
+            assert config.dynamic_batching.default_queue_policy.max_queue_size == 16 * 16
+        if graph is VISUAL_ENCODER:
+            assert list(specs[0].input["region_features"].dim) == [36, 24]
+            assert list(specs[0].input["region_mask"].dim) == [36]
+            assert config.optimization.cuda.output_copy_stream
+
+
+def built(trt: FakeTensorRt, work: Path, options: BuildOptions | None = None) -> list[str]:
+    """Build a plan with a fake; returns what was reported."""
+    told: list[str] = []
+    build_plan(
+        trt,
+        work / "visual_encoder.onnx",
+        work / "model.plan",
+        profiles(VISUAL_ENCODER, TINY, 8, 96, 128),
+        options or BuildOptions(),
+        work / "timing.cache",
+        told.append,
+    )
+    return told
+
+
+def test_builder_asks_for_what_was_chosen(tmp_path: Path) -> None:
+    trt = FakeTensorRt()
+    told = built(trt, tmp_path, BuildOptions(1 << 30, 5, True, True))
+    assert ("create_network", 1 << 1) in trt.calls, "10.x needs the strongly typed flag"
+    assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
+    assert ("set_flag", "VERSION_COMPATIBLE") in trt.calls
+    assert trt.config.builder_optimization_level == 5
+    assert trt.config.hardware_compatibility_level.name == "AMPERE_PLUS"
+    shapes = [call[1:] for call in trt.calls if call[:2] == ("set_shape", "boxes")]
+    assert shapes == [
+        ("boxes", (1, 1, 4), (1, 36, 4), (1, 128, 4)),
+        ("boxes", (2, 1, 4), (8, 36, 4), (8, 128, 4)),
+    ]
+    assert (tmp_path / "model.plan").read_bytes() == b"a plan"
+    assert any("Building engine, 20 of 40" in line for line in told)
+
+
+def test_builder_sets_no_flag_it_need_not(tmp_path: Path) -> None:
+    trt = FakeTensorRt(version="11.4.0")
+    built(trt, tmp_path)
+    assert ("create_network", 0) in trt.calls
+    assert not [call for call in trt.calls if call[0] == "set_flag"]
+    assert trt.config.hardware_compatibility_level is None
+
+
+def test_timing_cache_is_used_again(tmp_path: Path) -> None:
+    built(FakeTensorRt(), tmp_path)
+    assert (tmp_path / "timing.cache").read_bytes() == b"+measured"
+    again = FakeTensorRt()
+    built(again, tmp_path)
+    assert ("set_timing_cache", b"+measured") in again.calls
+    foreign = FakeTensorRt(foreign_cache=True)
+    built(foreign, tmp_path)
+    assert ("set_timing_cache", b"") in foreign.calls
+
+
+@pytest.mark.parametrize(
+    ("trt", "reason"),
+    [
+        (
+            FakeTensorRt(parse_errors=[("encoder.qkv/MatMul_3", "no such type")]),
+            r"can't parse visual_encoder\.onnx: encoder\.qkv/MatMul_3: no such type",
+        ),
+        (
+            FakeTensorRt(build_errors=["Could not find any implementation for node [ffn/MatMul]"]),
+            r"can't build visual_encoder\.onnx at layer ffn/MatMul: Could not find",
+        ),
+        (FakeTensorRt(build_errors=["out of memory"]), "visual_encoder.onnx: out of memory"),
+        (FakeTensorRt(refuse_profiles=True), "refuses a profile .* profile is not valid"),
+    ],
+)
+def test_failures_name_the_layer_and_leave_no_plan(
+    trt: FakeTensorRt, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=reason):
+        built(trt, tmp_path)
+    assert not (tmp_path / "model.plan").exists()
+    assert not (tmp_path / "timing.cache").exists()
+
+
+def test_engine_builds_each_part(
+    tiny_model: TeranModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = FakeTensorRt()
+    monkeypatch.setattr("teran_export.engines.tensorrt._tensorrt", lambda: trt)
+    (tmp_path / "engine").mkdir()
+    source = source_of(TEXTUAL_ENCODER, tiny_model, tmp_path)
+    TensorRtEngine().build(source, tmp_path / "engine", "int8", samples(TEXTUAL_ENCODER))
+    assert [path.name for path in (tmp_path / "engine").iterdir()] == ["model.plan"]
+    assert source.timing_cache.is_file()
+
+
+def test_our_code_uses_only_names_the_bindings_have() -> None:
+    """`python -m tests.fakes.bindings` reads them from the published wheels."""
+    versions = json.loads(bindings.DATA.read_text())
+    assert {version.split(".")[0] for version in versions} == {"10", "11"}
+    for version, names in versions.items():
+        assert bindings.used_names() <= set(names), version
+
+
+@pytest.mark.skipif(has_tensorrt, reason="TensorRT is here")
+def test_engine_without_tensorrt_says_so(tiny_bundle: Path, tmp_path: Path) -> None:
+    assert ENGINES["tensorrt"].precisions() == ()
+    with pytest.raises(ExportError, match="tensorrt offers nothing on this machine"):
+        export(ExportOptions(tiny_bundle, tmp_path / "out", "tensorrt", "fp16"))
+
+
+@pytest.mark.tensorrt
+@pytest.mark.skipif(not has_tensorrt, reason="needs TensorRT and a GPU")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_real_engines(precision: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    if precision not in ENGINES["tensorrt"].precisions():
+        pytest.skip(f"this GPU has no {precision}")
+    options = ExportOptions(tiny_bundle, tmp_path / "out", "tensorrt", precision)
+    published = export(options)
+    assert published.manifest.precision == precision
+    assert not export(options).built
