@@ -2,14 +2,12 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
-import openvino
-import openvino.opset13 as ops
 
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 """Those that decide how fast an engine can be, as Linux names them."""
@@ -35,8 +33,15 @@ def describe() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in libraries},
+        "versions": {name: found for name in libraries if (found := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def matmul_ceiling(hint: str, size: int = 2048, rows: int = 1184) -> float:
@@ -47,6 +52,9 @@ def matmul_ceiling(hint: str, size: int = 2048, rows: int = 1184) -> float:
         size: inner and outer dimension, as in the visual encoder.
         rows: 32 images of 37 rows.
     """
+    import openvino  # which a GPU machine may lack
+    import openvino.opset13 as ops
+
     weight = np.random.default_rng(0).standard_normal((size, size)).astype(np.float32)
     parameter = ops.parameter([rows, size], np.float32)
     model = openvino.Model([ops.matmul(parameter, weight, False, True)], [parameter])

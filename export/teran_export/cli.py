@@ -72,6 +72,13 @@ def export_command(
             envvar="TERAN_VERSION_COMPATIBLE", help="TensorRT: load in later versions as well."
         ),
     ] = False,
+    native: Annotated[
+        bool,
+        typer.Option(
+            envvar="TERAN_NATIVE",
+            help="AOTInductor: for Triton's own backend (26.03 or later), not the stand-in.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option(help="Build even what is up to date.")] = False,
 ) -> None:
     """Compile a bundle and publish a Triton model repository; does nothing where it is up to date.
@@ -91,7 +98,7 @@ def export_command(
         calibration=calibration,
         limits=Limits(max_images, max_captions),
         build=BuildOptions(
-            workspace << 20, optimization_level, hardware_compatible, version_compatible
+            workspace << 20, optimization_level, hardware_compatible, version_compatible, native
         ),
         force=force,
     )

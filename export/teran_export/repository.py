@@ -55,7 +55,7 @@ class RepositoryBuilder:
         """Add the config of a model whose engine files are in place already."""
         graph = source.graph
         config = _source(graph.name)
-        config.backend, config.platform = engine.backend, engine.platform
+        config.backend = engine.backend
         config.default_model_filename = engine.files[0]
         kinds = pb.ModelInstanceGroup
         kind = kinds.KIND_GPU if engine.on_gpu else kinds.KIND_CPU

@@ -83,15 +83,19 @@ class DeviceCopy:
                 used = len(chunk)
                 slots = np.flatnonzero(chunk.stamps[:used] > resident.seen)
                 if len(slots) == used:
-                    resident.rows[:used] = self._convert(chunk.arrays["exact"][:used])
+                    resident.rows[:used] = self._upload(chunk.arrays["exact"][:used])
                 else:
-                    values = self._convert(chunk.arrays["exact"][slots])
+                    values = self._upload(chunk.arrays["exact"][slots])
                     resident.rows[torch.from_numpy(slots).to(self._device)] = values
                 resident.seen = chunk.changed
 
     def hold(self, number: int, rows: Tensor) -> None:
         """Take rows (N, R, D) that are on the device already as those of a chunk."""
         self._chunks[number] = _Resident(rows, seen=1 << 62)
+
+    def resident(self, number: int) -> Tensor:
+        """A chunk's rows on the device (capacity, R, D), by the precision's own scale."""
+        return self._chunks[number].rows
 
     def candidates(
         self,
@@ -130,11 +134,14 @@ class DeviceCopy:
             cosine = lanes.multiply(block.flatten(0, 1)).view(len(block), chunk.length, -1)
             into[:, start : start + len(block)] = lanes.reduce(cosine, clamp_rows=clamp).T
 
-    def _convert(self, rows: npt.NDArray[np.float16]) -> Tensor:
-        values = torch.from_numpy(rows).to(self._device)
+    def converted(self, rows: Tensor) -> Tensor:
+        """Embeddings in fp16 as they are kept."""
         if self._precision is Precision.FP8:
-            values = values * _FP8_SCALE
-        return values.to(_TYPES[self._precision])
+            rows = rows * _FP8_SCALE
+        return rows.to(_TYPES[self._precision])
+
+    def _upload(self, rows: npt.NDArray[np.float16]) -> Tensor:
+        return self.converted(torch.from_numpy(rows).to(self._device))
 
 
 class _Lanes:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,13 +63,12 @@ def test_many_threads_share_no_segment(server: BackgroundServer) -> None:
 def test_falls_back_where_the_server_refuses(
     server: BackgroundServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pb.SystemSharedMemoryRegisterRequest
-
     def elsewhere(**fields: object) -> object:
         """The key of a segment the server can't see, as from another container."""
-        return real(**{**fields, "key": "/not-here"})
+        return pb.SystemSharedMemoryRegisterRequest(**{**fields, "key": "/not-here"})
 
-    monkeypatch.setattr(pb, "SystemSharedMemoryRegisterRequest", elsewhere)
+    patched = SimpleNamespace(SystemSharedMemoryRegisterRequest=elsewhere)
+    monkeypatch.setattr("teran_client.shared_memory.pb", patched)
     with TeranClient(server.url) as client:
         assert len(client.encode_images(images(3))) == 3
         assert not segments()

@@ -23,7 +23,6 @@ class AotiEngine:
 
     name = "aoti"
     backend = "pytorch"
-    platform = "torch_aoti"
     starts_from_onnx = False
     files: tuple[str, ...] = ("model.pt2",)
 
@@ -75,6 +74,8 @@ class AotiEngine:
         return run
 
     def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
+        if source.options.native:
+            config.platform = "torch_aoti"
         if self.on_gpu:  # what the model before left on the GPU is taken from there
             config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 

@@ -14,19 +14,22 @@ TIMING_CACHE = "timing.cache"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built for a GPU; others have no use for them.
+    """How engines are built; each uses those it knows.
 
     Attributes:
         workspace: bytes of scratch memory a kernel may use.
         optimization_level: 0 to 5, TensorRT's builder optimisation level; more takes longer.
         hardware_compatible: run on other GPUs of Ampere and later, more slowly.
         version_compatible: load in later TensorRT versions, where the server allows it.
+        native: AOTInductor packages for Triton's own `pytorch` backend, which knows them from
+            release 26.03 on; older servers refuse such a config, and take the stand-in's.
     """
 
     workspace: int = 4 << 30
     optimization_level: int = 3
     hardware_compatible: bool = False
     version_compatible: bool = False
+    native: bool = False
 
 
 Run = Callable[[Arrays], Arrays]
@@ -65,8 +68,6 @@ class Engine(Protocol):
     name: str
     backend: str
     """Triton's name for the backend that serves it."""
-    platform: str
-    """Triton's name for the kind of model, where the backend knows several; else empty."""
     starts_from_onnx: bool
     """Whether it is built from the ONNX graphs, rather than from PyTorch."""
     on_gpu: bool

@@ -15,7 +15,6 @@ class OnnxRuntimeEngine:
     """Serves `model.onnx` through Triton's `onnxruntime` backend."""
 
     name = backend = "onnxruntime"
-    platform = ""
     starts_from_onnx = True
     on_gpu = False
     files: tuple[str, ...] = ("model.onnx",)

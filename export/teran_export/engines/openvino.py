@@ -16,7 +16,6 @@ class OpenVinoEngine:
     """Serves `model.xml` through Triton's `openvino` backend."""
 
     name = backend = "openvino"
-    platform = ""
     starts_from_onnx = True
     on_gpu = False
     files: tuple[str, ...] = ("model.xml", "model.bin")

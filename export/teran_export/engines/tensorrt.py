@@ -41,7 +41,6 @@ class TensorRtEngine:
 
     name = "tensorrt"
     backend = "tensorrt"
-    platform = "tensorrt_plan"
     starts_from_onnx = True
     on_gpu = True
     files: tuple[str, ...] = ("model.plan",)
@@ -95,6 +94,7 @@ class TensorRtEngine:
 
     def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
         """Profiles, CUDA graphs of single items, a copy stream, and a bounded queue."""
+        config.platform = "tensorrt_plan"
         config.instance_group[0].profile.extend(str(i) for i in range(len(self.profiles(source))))
         if source.graph is ALIGNMENT:
             return
