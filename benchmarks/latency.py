@@ -160,6 +160,10 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, help="a COCO captions JSON for real captions")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=4, help="calls a round and batch size")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ENGINE-PRECISION", help="these, for example openvino-int8"
+    )
+    parser.add_argument("--name", default="latency", help="of the result file")
     options = parser.parse_args()
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -176,7 +180,10 @@ def main() -> None:
 
     eager = Measurement("PyTorch eager fp32")
     variants = [
-        (engine, precision) for engine in ENGINES for precision in ENGINES[engine].precisions()
+        (engine, precision)
+        for engine in ENGINES
+        for precision in ENGINES[engine].precisions()
+        if not options.only or f"{engine}-{precision}" in options.only
     ]
     results = {variant: Measurement(" ".join(variant)) for variant in variants}
     repositories = {}
@@ -253,7 +260,7 @@ def report(
         "results": rows,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "latency.json"
+    path = options.out / f"{options.name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     console.print(table)
     console.print(f"matmul ceilings: {ceilings} GOP/s; written to {path}")
