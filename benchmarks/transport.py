@@ -37,7 +37,7 @@ def main() -> None:
     vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, ".": 4, "a": 5}
     text = TextConfig(
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=16, max_position_embeddings=32,
+        intermediate_size=16, max_position_embeddings=96,
     )  # fmt: skip
     config = TeranConfig(
         feature_dim=FEATURES, embed_dim=16, visual_layers=0, joint_layers=0, text=text
