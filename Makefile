@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-demo test check format bench clean
+.PHONY: help setup demo train-demo test check format bench container clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure latency of the full-size model, every engine and precision
 	$(BIN)/python -m benchmarks.latency
+
+container: $(READY) ## Build the CPU image with buildah and serve from it (root; see container/check.sh)
+	container/check.sh
 
 clean: ## Remove what was built, but not the environment
 	rm -rf build

@@ -21,6 +21,8 @@ from teran.serving.installation import TritonInstallation
 from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
 _SHM = Path("/dev/shm")
+LEAST_SHARED_MEMORY = 256 << 20
+"""Bytes: every model process has a region, which grows to the largest batch it has seen."""
 _SHM_NAME = "teran-{pid}-"
 _RUNTIME_NAME = "teran-serve-{pid}-"
 _OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
@@ -33,6 +35,20 @@ _STUB_NAME = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
 """Seconds a server may take to stop that waits for a model process which is gone."""
+
+
+def require_shared_memory(least: int = LEAST_SHARED_MEMORY) -> None:
+    """Check that models can exchange tensors with the server.
+
+    Raises:
+        ServingError: /dev/shm is too small, as it is in a container by default.
+    """
+    free = shutil.disk_usage(_SHM).free
+    if free < least:
+        raise ServingError(
+            f"{_SHM} has {free >> 20} MiB free, models need {least >> 20} for their tensors; in a "
+            "container, start it with --shm-size 1g"
+        )
 
 
 def remove_leftovers() -> list[str]:

@@ -65,10 +65,11 @@ class Supervisor:
         """Serve until a signal comes or the server ends; returns the server's exit status.
 
         Raises:
-            ServingError: the server did not become ready.
+            ServingError: the server did not become ready, or has too little shared memory.
         """
         for path in process.remove_leftovers():
             self._report(f"removed {path}, left behind by a server that was killed")
+        process.require_shared_memory()
         health = HealthServer(self.settings.host, self.settings.health_port, self._state)
         channel, self._stub = connect(self.settings.host, self.settings.grpc_port)
         previous = {

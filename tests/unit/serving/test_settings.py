@@ -7,7 +7,7 @@ import pytest
 
 from teran.errors import ServingError
 from teran.serving.canary import read_canaries
-from teran.serving.process import free_port, require_free
+from teran.serving.process import free_port, require_free, require_shared_memory
 from teran.serving.settings import ServeSettings, available_cores
 
 
@@ -33,6 +33,12 @@ def test_ports() -> None:
         taken.listen()
         with pytest.raises(ServingError, match=f"port {port} .* in use; .* --grpc-port"):
             require_free("127.0.0.1", port, "--grpc-port")
+
+
+def test_small_shared_memory_is_refused() -> None:
+    require_shared_memory(1)
+    with pytest.raises(ServingError, match=r"/dev/shm has \d+ MiB free, .* --shm-size 1g"):
+        require_shared_memory(1 << 60)
 
 
 def test_damaged_configs_are_named(tmp_path: Path) -> None:
