@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from teran.gallery.kernels.base import Floats
 from teran.gallery.pooling import Kind
 from teran.gallery.pruning import NORM_SLACK
 from teran.gallery.search import MAX_RESULTS, Found, Query
+from teran.serving.settings import WRITE_KEY_HEADER
 
 _log = logging.getLogger(__name__)
+_WRITES = {"upsert", "delete", "alias", "drop", "snapshot", "restore"}
 Arrays = dict[str, npt.NDArray[Any]]
 _Set = tuple[Floats, Sequence[str]]
 """A query's rows and, of a sentence, their word pieces."""
@@ -86,8 +89,9 @@ class _Search:
 class GalleryService:
     """Answers requests on a directory of galleries."""
 
-    def __init__(self, galleries: Galleries, embed_dim: int) -> None:
-        self._galleries, self._embed_dim = galleries, embed_dim
+    def __init__(self, galleries: Galleries, embed_dim: int, write_key: str | None = None) -> None:
+        """Answer from `galleries`; with a key, writes must bring it."""
+        self._galleries, self._embed_dim, self._write_key = galleries, embed_dim, write_key
         self._operations: dict[str, Callable[[Request], None]] = {
             "ping": lambda request: request.respond(_report(request, {})),
             "upsert": self._upsert,
@@ -113,6 +117,8 @@ class GalleryService:
                     read = self._read_search(request, gallery, like=operation == "like")
                     searches.setdefault(gallery.name, []).append((request, gallery, read))
                 elif operation in self._operations:
+                    if operation in _WRITES:
+                        self._require_key(request)
                     self._operations[operation](request)
                 else:
                     known = ", ".join(["search", "like", *self._operations])
@@ -121,6 +127,18 @@ class GalleryService:
                 request.respond(_told(error))
         for group in searches.values():
             self._search(group)
+
+    def _require_key(self, request: Request) -> None:
+        """Refuse a write without the key.
+
+        Raises:
+            TeranInputError: it is not there, or is another.
+        """
+        given = request.get(WRITE_KEY_HEADER, str, "")
+        if self._write_key and not compare_digest(given.encode(), self._write_key.encode()):
+            raise TeranInputError(
+                f"galleries are changed only with the server's key in the header {WRITE_KEY_HEADER}"
+            )
 
     def _search(self, group: Sequence[tuple[Request, Gallery, list[_Search]]]) -> None:
         """Answer the searches of one gallery together; where that fails, one by one."""

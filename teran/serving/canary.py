@@ -74,15 +74,28 @@ def _canary(config: Any, folder: Path) -> Canary:
     return Canary(config.name, request)
 
 
-def connect(host: str, port: int) -> tuple[Any, Any]:
-    """A channel to the server, and the stub that calls it."""
-    channel = grpc.insecure_channel(
-        f"{host}:{port}",
-        options=[
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ],
-    )
+def connect(
+    host: str, port: int, certificate: Path | None = None, name: str = "localhost"
+) -> tuple[Any, Any]:
+    """A channel to the server, and the stub that calls it.
+
+    Args:
+        host: where it listens.
+        port: of gRPC.
+        certificate: the one it shows, where it uses TLS.
+        name: a name in that certificate.
+    """
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+    address = f"{host}:{port}"
+    if certificate is None:
+        channel = grpc.insecure_channel(address, options=options)
+    else:
+        options.append(("grpc.ssl_target_name_override", name))
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        channel = grpc.secure_channel(address, credentials, options=options)
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -71,6 +71,24 @@ def serve(
         str,
         typer.Option(envvar="TERAN_GALLERY_PRECISION", help="Of a GPU's copy: fp16, bf16 or fp8."),
     ] = "fp16",
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="TERAN_TLS_CERTIFICATE", help="PEM file; switches TLS on for gRPC."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="TERAN_TLS_KEY", help="The certificate's private key.")
+    ] = None,
+    tls_name: Annotated[
+        str, typer.Option(envvar="TERAN_TLS_NAME", help="A host name in the certificate.")
+    ] = "localhost",
+    admin_key: Annotated[
+        str | None,
+        typer.Option(envvar="TERAN_ADMIN_KEY", help="Asked for by calls that load models."),
+    ] = None,
+    write_key: Annotated[
+        str | None,
+        typer.Option(envvar="TERAN_WRITE_KEY", help="Asked for by calls that change galleries."),
+    ] = None,
     threads: Annotated[
         int,
         typer.Option(envvar="TERAN_THREADS", min=0, help="For all engines together; 0: all cores."),
@@ -112,6 +130,11 @@ def serve(
         gallery_api_key=gallery_api_key,
         gallery_device=gallery_device,
         gallery_precision=gallery_precision,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_name=tls_name,
+        admin_key=admin_key,
+        write_key=write_key,
         threads=threads,
         startup_timeout=startup_timeout,
         shutdown_timeout=shutdown_timeout,

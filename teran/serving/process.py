@@ -131,7 +131,7 @@ class TritonProcess:
             f"--backend-directory={backends}",
             f"--grpc-address={s.host}",
             f"--grpc-port={s.grpc_port}",
-            f"--http-address={s.host}",
+            f"--http-address={s.http_host}",
             f"--http-port={s.http_port}",
             f"--metrics-address={s.host}",
             f"--metrics-port={s.metrics_port}",
@@ -140,6 +140,7 @@ class TritonProcess:
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={int(s.shutdown_timeout)}",
             f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
+            *s.security_arguments(),
             *s.arguments,
         ]
 

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from teran.errors import ServingError
+
 GALLERY_VARIABLE = "TERAN_GALLERY"
 """Environment variable that tells the gallery model its directory."""
 GALLERY_FLUSH_VARIABLE = "TERAN_GALLERY_FLUSH"
@@ -15,6 +17,12 @@ GALLERY_DEVICE_VARIABLE = "TERAN_GALLERY_DEVICE"
 """Where galleries are scanned: cpu, or a GPU by its torch name."""
 GALLERY_PRECISION_VARIABLE = "TERAN_GALLERY_PRECISION"
 """How embeddings are kept in a GPU's memory."""
+WRITE_KEY_VARIABLE = "TERAN_WRITE_KEY"
+WRITE_KEY_HEADER = "teran-write-key"
+"""Metadata that a client sends with writes, where the server asks for a key."""
+ADMIN_KEY_HEADER = "teran-admin-key"
+"""Sent as triton-grpc-protocol-teran-admin-key, as Triton wants it."""
+_ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
 THREADS_VARIABLE = "TERAN_THREADS_{model}"
 """Environment variable that tells an engine its part of the server's thread budget. Set before the
 server starts, it decides."""
@@ -51,6 +59,15 @@ class ServeSettings:
     """Where galleries are scanned: "cpu", "cuda", "cuda:1"."""
     gallery_precision: str = "fp16"
     """How embeddings are kept in a GPU's memory: fp16, bf16 or fp8."""
+    tls_certificate: Path | None = None
+    """Certificate chain of the gRPC endpoint; HTTP, which knows no TLS, then stays on loopback."""
+    tls_key: Path | None = None
+    tls_name: str = "localhost"
+    """A name in the certificate, by which the supervisor's own calls know the server."""
+    admin_key: str | None = None
+    """What must come with calls that load models or change the server."""
+    write_key: str | None = None
+    """What must come with calls that change galleries."""
     threads: int = 0
     """Threads for all engines together; 0 stands for the available cores."""
     startup_timeout: float = 300.0
@@ -78,8 +95,47 @@ class ServeSettings:
             GALLERY_API_KEY_VARIABLE: self.gallery_api_key,
             GALLERY_DEVICE_VARIABLE: self.gallery_device,
             GALLERY_PRECISION_VARIABLE: self.gallery_precision,
+            WRITE_KEY_VARIABLE: self.write_key,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+    def security_arguments(self) -> list[str]:
+        """Triton's flags for TLS and keys.
+
+        Raises:
+            ServingError: only half of what TLS needs is there.
+        """
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ServingError("--tls-certificate and --tls-key go together")
+        flags = []
+        if self.tls_certificate and self.tls_key:
+            for path in (self.tls_certificate, self.tls_key):
+                if not path.is_file():
+                    raise ServingError(f"{path} is no file; TLS needs a certificate and its key")
+            flags += [
+                "--grpc-use-ssl=true",
+                f"--grpc-server-cert={self.tls_certificate}",
+                f"--grpc-server-key={self.tls_key}",
+            ]
+        if self.admin_key:
+            restricted = f"{_ADMIN_PROTOCOLS}:{ADMIN_KEY_HEADER}={self.admin_key}"
+            flags += [f"--grpc-restricted-protocol={restricted}"]
+            flags += [f"--http-restricted-api={restricted}"]
+        if self.write_key:
+            flags += [f"--grpc-header-forward-pattern={WRITE_KEY_HEADER}"]
+            flags += [f"--http-header-forward-pattern={WRITE_KEY_HEADER}"]
+        return flags
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other hosts may reach the server, and could change what it does."""
+        safe = self.tls_certificate and self.admin_key and self.write_key
+        return self.host not in ("127.0.0.1", "localhost", "::1") and not safe
+
+    @property
+    def http_host(self) -> str:
+        """Where HTTP listens: it has no TLS, so with TLS it stays on this host."""
+        return "127.0.0.1" if self.tls_certificate else self.host
 
     def thread_shares(self) -> dict[str, int]:
         """Divide the thread budget among the engines.

@@ -22,7 +22,7 @@ from teran.serving.canary import Canary, Health, connect, read_canaries
 from teran.serving.health import HealthServer, HealthState
 from teran.serving.process import TritonProcess
 from teran.serving.repository import check_repository
-from teran.serving.settings import ServeSettings
+from teran.serving.settings import ADMIN_KEY_HEADER, ServeSettings
 
 _POLL = 0.2
 """Seconds between looks at the processes."""
@@ -49,6 +49,7 @@ class Supervisor:
             repository=settings.repository.resolve(),
             gallery=settings.gallery_directory(),
         )
+        settings.security_arguments()
         self._installation = installation.find()
         self._canaries = read_canaries(settings.repository)
         self.settings = _resolve_ports(settings)
@@ -70,8 +71,14 @@ class Supervisor:
         for path in process.remove_leftovers():
             self._report(f"removed {path}, left behind by a server that was killed")
         process.require_shared_memory()
+        if self.settings.is_exposed:
+            self._report(
+                f"warning: {self.settings.host} can be reached from outside, without TLS and both "
+                "keys; see --tls-certificate, --admin-key and --write-key"
+            )
         health = HealthServer(self.settings.host, self.settings.health_port, self._state)
-        channel, self._stub = connect(self.settings.host, self.settings.grpc_port)
+        s = self.settings
+        channel, self._stub = connect(s.host, s.grpc_port, s.tls_certificate, s.tls_name)
         previous = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -202,7 +209,9 @@ class Supervisor:
             load.parameters["config"].string_param = MessageToJson(
                 config, preserving_proto_field_name=True
             )
-            loading = self._stub.RepositoryModelLoad.future(load, timeout=limit)
+            loading = self._stub.RepositoryModelLoad.future(
+                load, timeout=limit, metadata=self._admin_metadata()
+            )
             while not loading.done():
                 if self._stop.wait(_POLL):
                     loading.cancel()
@@ -212,6 +221,10 @@ class Supervisor:
             self._report(f"{model} can't be loaded: {error.details()}")
             return False
         return True
+
+    def _admin_metadata(self) -> list[tuple[str, str]]:
+        key = self.settings.admin_key
+        return [(f"triton-grpc-protocol-{ADMIN_KEY_HEADER}", key)] if key else []
 
     def _answers(self, canary: Canary) -> Health:
         """What a canary says of its model, seen together with the ones before.

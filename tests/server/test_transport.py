@@ -1,5 +1,7 @@
 """TLS and metadata headers, against a real server that demands them."""
 
+import asyncio
+import dataclasses
 import shutil
 import subprocess
 import time
@@ -7,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from teran_client import TeranClient, TeranError, TeranInputError
+from teran_client import AsyncTeranClient, Entry, TeranClient, TeranError, TeranInputError
 from teran_client.channel import Tls
+from tritonclient.grpc import service_pb2
 
+from teran.errors import ServingError
 from teran.serving import installation
+from teran.serving.background import BackgroundServer, background_server
 from teran.serving.process import TritonProcess, free_port
 from teran.serving.settings import ServeSettings
+from tests.data import images
+from tests.server.test_supervision import model_process, wait_for
 
 HEADER = {"triton-grpc-protocol-teran-key": "secret"}
 
@@ -77,3 +84,92 @@ def test_missing_certificate_is_named(tmp_path: Path) -> None:
     client = TeranClient("localhost:1", tls=Tls(tmp_path / "absent.pem"))
     with client, pytest.raises(TeranInputError, match=r"absent\.pem"):
         client.encode_captions("a dog")
+
+
+@pytest.fixture(scope="module")
+def supervised(
+    repository: Path, certificate: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackgroundServer]:
+    """`teran serve` with TLS and keys."""
+    folder = tmp_path_factory.mktemp("supervised")
+    flags = {
+        "--tls-certificate": certificate / "cert.pem",
+        "--tls-key": certificate / "key.pem",
+        "--admin-key": "admin-secret",
+        "--write-key": "write-secret",
+        "--check-interval": 1,
+        "--gallery": folder / "gallery",
+    }
+    arguments = [str(part) for pair in flags.items() for part in pair]
+    with background_server(repository, *arguments, log=folder / "log") as server:
+        yield server
+
+
+def secure(server: BackgroundServer, certificate: Path, **headers: str) -> TeranClient:
+    url = server.url.replace("127.0.0.1", "localhost")
+    return TeranClient(url, tls=Tls(certificate / "cert.pem"), headers=headers, timeout=30)
+
+
+def test_writes_need_their_key(supervised: BackgroundServer, certificate: Path) -> None:
+    entry = Entry(images(1)[0], "one")
+    for headers in ({}, {"teran-write-key": "guessed"}):
+        with secure(supervised, certificate, **headers) as client:
+            for write in (
+                lambda: client.index(entry),
+                lambda: client.delete("one"),
+                lambda: client.drop_gallery("default"),
+                lambda: client.set_alias("a", "default"),
+            ):
+                with pytest.raises(TeranInputError, match="header teran-write-key"):
+                    write()
+    with secure(supervised, certificate, **{"teran-write-key": "write-secret"}) as client:
+        assert client.index(entry) == "one"
+    with secure(supervised, certificate) as client:  # reading needs none
+        assert client.search("a dog", k=1).hits[0].id == "one"
+
+
+def test_models_are_loaded_with_the_admin_key_only(
+    supervised: BackgroundServer, certificate: Path
+) -> None:
+    async def unload(**headers: str) -> None:
+        url = supervised.url.replace("127.0.0.1", "localhost")
+        async with AsyncTeranClient(
+            url, tls=Tls(certificate / "cert.pem"), headers=headers, timeout=20
+        ) as client:
+            request = service_pb2.RepositoryModelUnloadRequest(model_name="match")
+            await client._channel.call("RepositoryModelUnload", request)
+
+    with pytest.raises(TeranError):
+        asyncio.run(unload())
+    with secure(supervised, certificate) as client:
+        assert client.match(images(1)[0], "a dog").score
+    asyncio.run(unload(**{"triton-grpc-protocol-teran-admin-key": "admin-secret"}))
+
+
+def test_supervisor_brings_models_back_through_tls(
+    supervised: BackgroundServer, certificate: Path
+) -> None:
+    model_process(supervised, "tokenizer").kill()
+    assert wait_for(lambda: not supervised.is_ready(), 10)
+    assert wait_for(supervised.is_ready, 30)
+    with secure(supervised, certificate) as client:
+        assert client.encode_captions("a dog").tokens[1] == "a"
+
+
+def test_exposure_is_known(certificate: Path) -> None:
+    plain = ServeSettings(Path(), "0.0.0.0", admin_key="a", write_key="w")
+    files = certificate / "cert.pem", certificate / "key.pem"
+    secured = dataclasses.replace(plain, tls_certificate=files[0], tls_key=files[1])
+    assert not secured.is_exposed
+    assert not ServeSettings(Path()).is_exposed
+    assert plain.is_exposed
+    assert dataclasses.replace(secured, write_key=None).is_exposed
+
+
+def test_half_of_tls_is_refused(repository: Path, certificate: Path) -> None:
+    settings = ServeSettings(repository, tls_certificate=certificate / "cert.pem")
+    with pytest.raises(ServingError, match="--tls-certificate and --tls-key go together"):
+        settings.security_arguments()
+    absent = ServeSettings(repository, tls_certificate=Path("/none"), tls_key=Path("/none"))
+    with pytest.raises(ServingError, match="/none is no file"):
+        absent.security_arguments()

@@ -32,7 +32,9 @@ class TritonPythonModel:
         values = {name: entry["string_value"] for name, entry in parameters.items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
         self._galleries = _open_galleries(model)
-        self._service = GalleryService(self._galleries, model.embed_dim)
+        self._service = GalleryService(
+            self._galleries, model.embed_dim, os.environ.get(settings.WRITE_KEY_VARIABLE)
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
