@@ -89,13 +89,16 @@ class Channel:
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._stub
 
-    async def call(self, method: str, request: Any, timeout: float | None = None) -> Any:
+    async def call(
+        self, method: str, request: Any, timeout: float | None = None, *, retry: bool = True
+    ) -> Any:
         """Call a method of Triton's inference service.
 
         Args:
             method: its name.
             request: its message.
             timeout: seconds the call may take, retries included.
+            retry: whether to repeat it where the server can't be reached.
 
         Raises:
             TeranInputError: the server refuses the request.
@@ -118,7 +121,8 @@ class Channel:
             tries += 1
             pause = delay * (0.5 + random.random())
             if (
-                not isinstance(failure, TeranUnavailableError)
+                not retry
+                or not isinstance(failure, TeranUnavailableError)
                 or (tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
             ):

@@ -176,7 +176,8 @@ def info(
         return
     table = Table("gallery", "kind", "items", "memory", "disk", "model")
     for one in told.get("galleries", [told]):
-        memory, disk = (f"{one[f'bytes_{where}'] / 2**20:.0f} MiB" for where in _PLACES)
+        sizes = (one.get(f"bytes_{where}") for where in _PLACES)  # a cluster tells none
+        memory, disk = ("" if size is None else f"{size / 2**20:.0f} MiB" for size in sizes)
         fingerprint = one["model"]["fingerprint"][:12]
         table.add_row(one["name"], one["kind"], str(one["items"]), memory, disk, fingerprint)
     console = Console()

@@ -10,6 +10,8 @@ from teran_client.images import Floats
 
 _IMAGES = 256
 """Images in one request."""
+_CAPTIONS = 1024
+"""Captions in one request."""
 
 
 async def align(
@@ -34,7 +36,7 @@ async def align(
     width = max(len(one) for one in words)
     height = max(max(len(one) for one in regions), protocol.TYPICAL_REGIONS)
     block = min(_IMAGES, max(info.max_cells // (height * width), 1))
-    wide = max(info.max_cells // (block * height * width), 1)
+    wide = min(_CAPTIONS, max(info.max_cells // (block * height * width), 1))
     limit = asyncio.Semaphore(in_flight)
 
     async def part(row: int, column: int) -> None:

@@ -7,10 +7,10 @@ see it, inputs go through gRPC as before; the first large request finds out.
 
 import asyncio
 import ipaddress
-import itertools
 import logging
 import mmap
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -27,8 +27,9 @@ SMALLEST = 256 << 10
 """Bytes of inputs below which gRPC is as fast."""
 _ALIGNMENT = 64
 _FOLDER = Path("/dev/shm")
+_PATIENCE = 2.0
+"""Seconds the server gets to open a segment, or to let go of one."""
 _log = logging.getLogger(__name__)
-_numbers = itertools.count()
 
 
 class Segment:
@@ -40,7 +41,8 @@ class Segment:
         Raises:
             OSError: there is no room for it.
         """
-        self.name = f"teran-client-{os.getpid()}-{next(_numbers)}"
+        # Nobody else's, even on another host with the same process numbers.
+        self.name = f"teran-client-{secrets.token_hex(16)}"
         self.size = size
         path = _FOLDER / self.name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -81,6 +83,7 @@ class SharedMemory:
         self.usable = (_is_loopback(channel.url) if wanted is None else wanted) and _FOLDER.is_dir()
         self._free: list[Segment] = []
         self._all: list[Segment] = []
+        self._unwanted: list[str] = []
 
     @asynccontextmanager
     async def segment(self, inputs: dict[str, npt.NDArray[Any]]) -> AsyncIterator[Segment | None]:
@@ -109,30 +112,41 @@ class SharedMemory:
                 self._free.remove(segment)
                 segment.clear()
                 return segment
-        made: Segment | None = None
         try:
             made = Segment(1 << (size - 1).bit_length())
+        except OSError as error:
+            self._give_up(error)
+            return None
+        try:
             request = pb.SystemSharedMemoryRegisterRequest(
                 name=made.name, key=f"/{made.name}", byte_size=made.size
             )
-            await self._channel.call("SystemSharedMemoryRegister", request)
-        except (TeranError, OSError) as error:
-            _log.info("no shared memory with %s: %s", self._channel.url, error)
-            self.usable = False
-            if made:
-                made.unlink()
+            await self._channel.call("SystemSharedMemoryRegister", request, _PATIENCE, retry=False)
+        except TeranError as error:
+            self._give_up(error)
             return None
+        finally:
+            made.unlink()  # the server has opened it; so nothing is ever left behind
         self._all.append(made)
         return made
 
+    def _give_up(self, error: Exception) -> None:
+        _log.info("no shared memory with %s: %s", self._channel.url, error)
+        self.usable = False
+
     async def _drop(self, segment: Segment) -> None:
+        """Have the server let go of a segment; one it still reads is tried again with the next."""
         self._all.remove(segment)
         if segment in self._free:
             self._free.remove(segment)
-        segment.unlink()
-        with suppress(TeranError):
-            request = pb.SystemSharedMemoryUnregisterRequest(name=segment.name)
-            await self._channel.call("SystemSharedMemoryUnregister", request, timeout=2)
+        self._unwanted.append(segment.name)
+        for name in list(self._unwanted):
+            with suppress(TeranError):
+                request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+                await self._channel.call(
+                    "SystemSharedMemoryUnregister", request, _PATIENCE, retry=False
+                )
+                self._unwanted.remove(name)
 
 
 def _is_loopback(url: str) -> bool:

@@ -42,6 +42,7 @@ from teran_export.repository import (
 from teran_export.sensitivity import keep_in_float
 
 AUTO = "auto"
+CALIBRATED = ("int8", "fp8")
 _MODEL = (Path(teran.__file__).parent / "model", Path(teran.__file__).parent / "tokenizer.py")
 ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
 Report = Callable[[str], None]
@@ -110,10 +111,10 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
 
 
 def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
-    """The precisions to try. int8 adapts to its samples: without real ones it is no default."""
+    """The precisions to try. Those that adapt to samples need real ones to be a default."""
     available = list(engine.precisions())
     if options.precision == AUTO and available:
-        return [p for p in available if p != "int8" or options.calibration]
+        return [p for p in available if p not in CALIBRATED or options.calibration]
     if options.precision not in available:
         raise ExportError(
             f"{engine.name} offers {', '.join(available) or 'nothing'} on this machine, "
@@ -164,13 +165,20 @@ def _build(
     }
     _keep_timing_cache(options.out, work)
     gate, checks = Gate(model, data), {}
+    failures: dict[str, str] = {}
     for precision in precisions:
         report(f"building and checking the encoders for {engine.name} in {precision}")
-        checks[precision] = _try(engine, precision, gate, data, sources, work)
-        report(f"  {_summary(checks[precision])}")
+        try:
+            checks[precision] = _try(engine, precision, gate, data, sources, work)
+        except ExportError as error:
+            failures[precision] = str(error)
+            report(f"  {error}")
+        else:
+            report(f"  {_summary(checks[precision])}")
     chosen = choose(engine, checks)
     if chosen is None:
-        reasons = "; ".join(f"{p}: {check.failure()}" for p, check in checks.items())
+        failures |= {p: str(check.failure()) for p, check in checks.items()}
+        reasons = "; ".join(f"{p}: {reason}" for p, reason in failures.items())
         raise ExportError(f"nothing published, no precision passed: {reasons}")
 
     report(f"publishing {engine.name} in {chosen}")

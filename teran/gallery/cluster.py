@@ -42,7 +42,7 @@ _AGE = 1.0
 _MAX_SIM = {(Kind.IMAGES, "MrSw"), (Kind.SENTENCES, "MwSr")}
 
 
-def connect(url: str, api_key: str | None = None, timeout: int = 30) -> QdrantClient:
+def connect(url: str, api_key: str | None = None, timeout: int = 8) -> QdrantClient:
     """A client of the cluster at `url`; ":memory:" is an empty one inside this process."""
     return QdrantClient(location=url, api_key=api_key, prefer_grpc=True, timeout=timeout)
 
@@ -122,7 +122,9 @@ class ClusterGallery:
                 for condition in conditions
             ]
         result = []
-        for query, rescored, answer, count in zip(queries, again, answers, counts, strict=True):
+        for query, rescored, limit, answer, count in zip(
+            queries, again, wanted, answers, counts, strict=True
+        ):
             if rescored:
                 keys = [UUID(str(point.id)) for point in answer.points]
                 hits = self._score(query, keys)
@@ -131,7 +133,7 @@ class ClusterGallery:
             least = query.min_score_per_word
             hits = [hit for hit in hits if least is None or hit.score_per_word >= least]
             hits.sort(key=lambda hit: (-hit.score, hit.point.int))
-            complete = rescored and len(answer.points) >= count
+            complete = rescored and len(answer.points) < limit
             result.append(Found(hits[: query.k], count, count, exact=complete))
         return result
 
@@ -206,17 +208,13 @@ class ClusterGalleries(Galleries):
     """All galleries of a cluster. Several servers may use it at once."""
 
     def __init__(self, client: QdrantClient, model: Model, kernel: Kernel) -> None:
-        """Ask the cluster what it holds; the client stays the caller's.
-
-        Raises:
-            GalleryError: it can't be reached.
-        """
+        """Use a cluster, which need not be there yet; the client stays the caller's."""
         self._client, self._model, self._kernel = client, model, kernel
         self._open: dict[str, ClusterGallery] = {}
         self._collections: set[str] = set()
         self._aliases: dict[str, str] = {}
-        self._asked = 0.0
-        self._refresh()
+        self._asked = self._failed = -_AGE
+        self._failure: GalleryBusyError | None = None
         self.writer = Writer(lambda: None)
 
     def close(self) -> None:
@@ -249,12 +247,17 @@ class ClusterGalleries(Galleries):
             ),
             hnsw_config=models.HnswConfigDiff(m=0),  # every item is compared
         )
-        with told():
-            self._client.create_collection(
-                PREFIX + name,
-                vectors_config={VECTORS: vectors},
-                metadata=asdict(Description(kind.value, asdict(self._model))),
-            )
+        try:
+            with told():
+                self._client.create_collection(
+                    PREFIX + name,
+                    vectors_config={VECTORS: vectors},
+                    metadata=asdict(Description(kind.value, asdict(self._model))),
+                )
+        except GalleryError:
+            self._refresh()
+            if PREFIX + name not in self._collections:  # another server was faster, else
+                raise
         self._refresh()
 
     def set_alias(self, alias: str, name: str) -> None:
@@ -320,9 +323,21 @@ class ClusterGalleries(Galleries):
         return wanted if wanted in self._collections else None
 
     def _refresh(self) -> None:
-        with told():
-            collections = self._client.get_collections().collections
-            aliases = self._client.get_aliases().aliases
+        """Ask the cluster for its names; for a moment after a failure, fail again without asking.
+
+        Raises:
+            GalleryBusyError: it can't be reached.
+        """
+        if self._failure and time.monotonic() - self._failed < _AGE:
+            raise self._failure
+        self._failure = None
+        try:
+            with told():
+                collections = self._client.get_collections().collections
+                aliases = self._client.get_aliases().aliases
+        except GalleryBusyError as error:
+            self._failed, self._failure = time.monotonic(), error
+            raise
         names = (one.name for one in collections)
         self._collections = {name for name in names if name.startswith(PREFIX)}
         self._aliases = {

@@ -20,6 +20,7 @@ from teran.gallery.kernels.base import Lanes, Sides
 
 _BLOCK = 1 << 27
 """Cosines made at a time."""
+_FEWEST_SLOTS = 64
 _LANE_STEP = 16
 """Lanes are padded to a multiple of this, which tensor cores take at a time."""
 _FP8_SCALE = 64.0
@@ -74,11 +75,7 @@ class DeviceCopy:
     def sync(self, compact: Compact) -> None:
         """Upload what changed since the last time."""
         for chunk in compact.chunks:
-            resident = self._chunks.get(chunk.number)
-            if resident is None:
-                shape = (chunk.capacity, *chunk.arrays["exact"].shape[1:])
-                rows = torch.empty(shape, dtype=_TYPES[self._precision], device=self._device)
-                resident = self._chunks[chunk.number] = _Resident(rows)
+            resident = self._with_room(chunk)
             if resident.seen < chunk.changed:
                 used = len(chunk)
                 slots = np.flatnonzero(chunk.stamps[:used] > resident.seen)
@@ -88,6 +85,19 @@ class DeviceCopy:
                     values = self._upload(chunk.arrays["exact"][slots])
                     resident.rows[torch.from_numpy(slots).to(self._device)] = values
                 resident.seen = chunk.changed
+
+    def _with_room(self, chunk: Chunk) -> _Resident:
+        """A chunk's rows, grown where it has outgrown them."""
+        resident, used = self._chunks.get(chunk.number), len(chunk)
+        if resident is None or len(resident.rows) < used:
+            size = min(chunk.capacity, max(_FEWEST_SLOTS, 2 * used))
+            shape = (size, *chunk.arrays["exact"].shape[1:])
+            rows = torch.empty(shape, dtype=_TYPES[self._precision], device=self._device)
+            if resident is not None:
+                rows[: len(resident.rows)] = resident.rows
+            resident = _Resident(rows, resident.seen if resident else 0)
+            self._chunks[chunk.number] = resident
+        return resident
 
     def hold(self, number: int, rows: Tensor) -> None:
         """Take rows (N, R, D) that are on the device already as those of a chunk."""

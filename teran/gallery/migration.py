@@ -54,7 +54,7 @@ def migrate(
             total, done, copied = store.count(), 0, 0
             for page in _pages(store.items()):
                 there = target.versions([item.point for item in page])
-                fresh = [item for item in page if there.get(item.point) != item.version]
+                fresh = [item for item in page if _is_newer(item, there.get(item.point))]
                 target.write(fresh, [])
                 done, copied = done + len(page), copied + len(fresh)
                 progress(done, total)
@@ -62,6 +62,11 @@ def migrate(
             galleries.close()
             store.close()
     return Migration(done, copied)
+
+
+def _is_newer(item: Item, there: int | None) -> bool:
+    """Whether to copy an item; what servers wrote to the cluster since has version 0, and stays."""
+    return there is None or 0 < there < item.version
 
 
 def _pages(items: Iterator[Item]) -> Iterator[Sequence[Item]]:

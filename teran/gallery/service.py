@@ -146,16 +146,20 @@ class GalleryService:
         flat = [search for _, _, read in group for search in read]
         try:
             found = gallery.search([one.query for one in flat], [one.where for one in flat])
-            answers = iter(zip(flat, found, strict=True))
-            for request, _, read in group:
-                mine = [next(answers) for _ in read]
-                request.respond(_results(gallery, request, mine))
+            pairs = iter(zip(flat, found, strict=True))
+            answers = [
+                _results(gallery, request, [next(pairs) for _ in read])
+                for request, _, read in group
+            ]
         except Exception as error:
             if len(group) == 1:
                 group[0][0].respond(_told(error))
                 return
             for one in group:
                 self._search([one])
+            return
+        for (request, _, _), answer in zip(group, answers, strict=True):
+            request.respond(answer)
 
     def _read_search(self, request: Request, gallery: Gallery, *, like: bool) -> list[_Search]:
         k = request.get("k", int, 10)

@@ -70,7 +70,12 @@ class Writer:
         return self._submit(_Job(Future(), gallery, upserts, deletes))
 
     def run(self, action: Callable[[], Any]) -> "Future[Any]":
-        """Run something between two writes."""
+        """Run something between two writes.
+
+        Raises:
+            GalleryBusyError: a snapshot is being written or restored.
+        """
+        self._require_quiet()
         return self._submit(_Job(Future(), action=action))
 
     def start(self, action: Callable[[], Any]) -> int:

@@ -1,7 +1,7 @@
 """AOTInductor: PyTorch's own compiler, ahead of time. fp32 on CPUs; bf16, fp16 and fp32 on GPUs.
 
-Every part goes through torch.export with dynamic shapes. Served by Triton's `pytorch` backend from
-release 26.03 on, and by the stand-in of that name on servers that know no `torch_aoti`.
+Every part goes through torch.export with dynamic shapes. Served by this project's `aoti` backend on
+any Triton, or by Triton's own `pytorch` backend from release 26.03 on.
 """
 
 import warnings
@@ -22,7 +22,7 @@ class AotiEngine:
     """Serves `model.pt2`, compiled for this host's processor or its GPU."""
 
     name = "aoti"
-    backend = "pytorch"
+    backend = "aoti"
     starts_from_onnx = False
     files: tuple[str, ...] = ("model.pt2",)
 
@@ -75,7 +75,7 @@ class AotiEngine:
 
     def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
         if source.options.native:
-            config.platform = "torch_aoti"
+            config.backend, config.platform = "pytorch", "torch_aoti"
         if self.on_gpu:  # what the model before left on the GPU is taken from there
             config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
 

@@ -22,7 +22,7 @@ class BuildOptions:
         hardware_compatible: run on other GPUs of Ampere and later, more slowly.
         version_compatible: load in later TensorRT versions, where the server allows it.
         native: AOTInductor packages for Triton's own `pytorch` backend, which knows them from
-            release 26.03 on; older servers refuse such a config, and take the stand-in's.
+            release 26.03 on; older servers refuse such a config.
     """
 
     workspace: int = 4 << 30

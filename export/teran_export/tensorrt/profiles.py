@@ -16,8 +16,13 @@ MIN_WORDS, USUAL_WORDS = 8, 16
 USUAL_REGIONS = 36
 GRAPH_WORDS = (16, 32)
 """Word buckets of single captions that get a CUDA graph."""
-_LARGEST_GALLERY_BLOCK = 1024
-"""Images or captions in one alignment request."""
+_ALIGNMENTS = (
+    {"images": (1, 64, 1024), "captions": (1, 1, 4), "words": (1, USUAL_WORDS, 96)},
+    {"images": (1, 1, 4), "captions": (1, 64, 1024), "words": (1, USUAL_WORDS, 96)},
+    {"images": (1, 64, 128), "captions": (1, 64, 128), "words": (1, USUAL_WORDS, 32)},
+)
+"""Many images for few captions, the reverse, and some of both. Every largest shape keeps to
+`MAX_CELLS`, as memory for it is taken beforehand."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ Profile = Mapping[str, Range]
 def profiles(
     graph: Graph, config: TeranConfig, largest_batch: int, max_words: int, max_regions: int
 ) -> list[Profile]:
-    """Two profiles of an encoder, latency and throughput; one of the alignment.
+    """Two profiles of an encoder, latency and throughput; three of the alignment.
 
     Args:
         graph: the part.
@@ -45,13 +50,8 @@ def profiles(
         max_regions: the most regions of an image.
     """
     if graph is ALIGNMENT:
-        axes = {
-            "images": (1, 64, _LARGEST_GALLERY_BLOCK),
-            "captions": (1, 1, _LARGEST_GALLERY_BLOCK),
-            "regions": (1, USUAL_REGIONS, max_regions),
-            "words": (1, USUAL_WORDS, max_words),
-        }
-        return [_profile(graph, config, axes)]
+        regions = (1, USUAL_REGIONS, max_regions)
+        return [_profile(graph, config, {**axes, "regions": regions}) for axes in _ALIGNMENTS]
     rows = (
         {"words": (min(MIN_WORDS, max_words), min(USUAL_WORDS, max_words), max_words)}
         if graph is TEXTUAL_ENCODER

@@ -65,6 +65,7 @@ def _open_galleries(model: Model) -> Galleries:
 
     precision = environment.get(settings.GALLERY_PRECISION_VARIABLE, "fp16")
     copy = partial(DeviceCopy, device, precision)
+    copy()  # a device that is not there is better told now than by every gallery
     return LocalGalleries(directory, model, chosen, flush=flush, device=copy)
 
 

@@ -26,7 +26,7 @@ from teran_export.graphs import (
     Graph,
     random_inputs,
 )
-from teran_export.limits import Limits
+from teran_export.limits import MAX_CELLS, Limits
 from teran_export.onnx_graphs import write_graph
 from teran_export.tensorrt.builder import build_plan
 from teran_export.tensorrt.operators import check_graph, support
@@ -182,8 +182,12 @@ def test_profiles_follow_the_traffic() -> None:
     assert latency["region_features"] == Range((1, 1, 24), (1, 36, 24), (1, 128, 24))
     assert throughput["boxes"] == Range((2, 1, 4), (32, 36, 4), (32, 128, 4))
     assert len(profiles(VISUAL_ENCODER, TINY, 1, 96, 128)) == 1
-    (one,) = profiles(ALIGNMENT, TINY, 0, 96, 128)
-    assert one["region_embeddings"].usual == (64, 36, 16)
+    chosen = profiles(ALIGNMENT, TINY, 0, 96, 128)
+    assert chosen[0]["region_embeddings"].usual == (64, 36, 16)
+    for profile in chosen:
+        images, regions, _ = profile["region_embeddings"].largest
+        captions, words, _ = profile["word_embeddings"].largest
+        assert images * regions * captions * words <= MAX_CELLS
 
 
 def test_config_of_the_backend(tiny_model: TeranModel, tmp_path: Path) -> None:
@@ -193,7 +197,7 @@ def test_config_of_the_backend(tiny_model: TeranModel, tmp_path: Path) -> None:
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=1)
         source = Source(graph, graph.path(tmp_path), tiny_model, Limits(8, 16))
         engine.configure(config, source, "fp16")
-        count = 1 if graph is ALIGNMENT else 2
+        count = 3 if graph is ALIGNMENT else 2
         assert list(config.instance_group[0].profile) == [str(i) for i in range(count)]
         specs = config.optimization.cuda.graph_spec
         if graph is TEXTUAL_ENCODER:

@@ -1,4 +1,4 @@
-"""Stand-in for Triton's `pytorch` backend before 26.03, which knows no AOTInductor packages."""
+"""AOTInductor packages on any Triton; its own `pytorch` backend knows them from 26.03 on."""
 
 from pathlib import Path
 
