@@ -40,7 +40,12 @@ class Writer(threading.Thread):
     """Indexes and deletes its own ids, and knows which of them must be there."""
 
     def __init__(
-        self, url: str, name: str, state: dict[str, int | None], doubtful: set[str]
+        self,
+        url: str,
+        name: str,
+        state: dict[str, int | None],
+        doubtful: set[str],
+        timeout: float,
     ) -> None:
         super().__init__(name=name)
         self.state = state
@@ -48,11 +53,11 @@ class Writer(threading.Thread):
         self.doubtful = {one for one in doubtful if one.startswith(name)}
         """Ids whose last write was never answered."""
         self.written = 0
-        self._url, self._stop_now = url, threading.Event()
+        self._url, self._timeout, self._stop_now = url, timeout, threading.Event()
 
     def run(self) -> None:
         dice = random.Random(self.name)
-        with TeranClient(self._url, timeout=30) as client:
+        with TeranClient(self._url, timeout=self._timeout) as client:
             while not self._stop_now.is_set():
                 ids = [f"{self.name}-{n}" for n in dice.sample(range(IDS), 3)]
                 value = dice.randrange(1_000_000)
@@ -85,14 +90,19 @@ class Writer(threading.Thread):
 
 @contextmanager
 def load(
-    url: str, states: list[dict[str, int | None]], doubtful: set[str] | None = None
+    url: str,
+    states: list[dict[str, int | None]],
+    doubtful: set[str] | None = None,
+    timeout: float = 30,
 ) -> Iterator[tuple[list[Writer], list[int]]]:
     """Two writers and a searcher, until the block ends."""
-    writers = [Writer(url, f"w{i}", state, doubtful or set()) for i, state in enumerate(states)]
+    writers = [
+        Writer(url, f"w{i}", state, doubtful or set(), timeout) for i, state in enumerate(states)
+    ]
     searches, stop = [0], threading.Event()
 
     def search() -> None:
-        with TeranClient(url, timeout=30) as client:
+        with TeranClient(url, timeout=timeout) as client:
             while not stop.is_set():
                 try:
                     for hit in client.search("a dog runs", k=100):
@@ -168,7 +178,7 @@ def test_killed_server_loses_nothing(repository: Path, tmp_path: Path) -> None:
                 else:
                     client.index([Entry(PICTURES[0], "w0-0", metadata={"v": 0})])
                     states[0]["w0-0"] = 0
-            with load(server.url, states, doubtful) as (writers, _):
+            with load(server.url, states, doubtful, timeout=5) as (writers, _):
                 time.sleep(0.5 + dice.random())
                 kill_all(server)
             doubtful = {one for writer in writers for one in writer.doubtful}
