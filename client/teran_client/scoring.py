@@ -8,10 +8,8 @@ import numpy as np
 from teran_client import protocol
 from teran_client.images import Floats
 
-_IMAGES = 256
-"""Images in one request."""
-_CAPTIONS = 1024
-"""Captions in one request."""
+_FEW, _SOME, _MANY = 4, 64, 256
+"""Images and captions in one request: many of the one and few of the other, or some of both."""
 
 
 async def align(
@@ -35,8 +33,13 @@ async def align(
         return scores
     width = max(len(one) for one in words)
     height = max(max(len(one) for one in regions), protocol.TYPICAL_REGIONS)
-    block = min(_IMAGES, max(info.max_cells // (height * width), 1))
-    wide = min(_CAPTIONS, max(info.max_cells // (block * height * width), 1))
+    block, wide = _SOME, _SOME
+    if len(words) <= _FEW:
+        block, wide = _MANY, _FEW
+    elif len(regions) <= _FEW:
+        block, wide = _FEW, _MANY
+    block = min(block, max(info.max_cells // (height * width), 1))
+    wide = min(wide, max(info.max_cells // (block * height * width), 1))
     limit = asyncio.Semaphore(in_flight)
 
     async def part(row: int, column: int) -> None:

@@ -19,10 +19,10 @@ GRAPH_WORDS = (16, 32)
 _ALIGNMENTS = (
     {"images": (1, 64, 1024), "captions": (1, 1, 4), "words": (1, USUAL_WORDS, 96)},
     {"images": (1, 1, 4), "captions": (1, 64, 1024), "words": (1, USUAL_WORDS, 96)},
-    {"images": (1, 64, 128), "captions": (1, 64, 128), "words": (1, USUAL_WORDS, 32)},
+    {"images": (1, 64, 64), "captions": (1, 64, 64), "words": (1, USUAL_WORDS, 96)},
 )
-"""Many images for few captions, the reverse, and some of both. Every largest shape keeps to
-`MAX_CELLS`, as memory for it is taken beforehand."""
+"""Many images for few captions, the reverse, and some of both: what the client sends. Every largest
+shape keeps to `MAX_CELLS`, as memory for it is taken beforehand."""
 
 
 @dataclass(frozen=True)
