@@ -5,7 +5,6 @@ server reads it. Where the server does not allow that, or lives in a container o
 see it, inputs go through gRPC as before; the first large request finds out.
 """
 
-import asyncio
 import ipaddress
 import logging
 import mmap
@@ -93,8 +92,7 @@ class SharedMemory:
         segment = await self._take(size) if self.usable and size >= SMALLEST else None
         try:
             yield segment
-        except (TeranError, asyncio.CancelledError):
-            # The server may read it still, or may have forgotten it.
+        except BaseException:  # the server may read it still, or may have forgotten it
             if segment:
                 await self._drop(segment)
             raise
@@ -136,17 +134,20 @@ class SharedMemory:
 
     async def _drop(self, segment: Segment) -> None:
         """Have the server let go of a segment; one it still reads is tried again with the next."""
+        if segment not in self._all:  # the client was closed meanwhile
+            return
         self._all.remove(segment)
         if segment in self._free:
             self._free.remove(segment)
-        self._unwanted.append(segment.name)
-        for name in list(self._unwanted):
-            with suppress(TeranError):
-                request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        names, self._unwanted = [*self._unwanted, segment.name], []
+        for name in names:
+            request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+            try:
                 await self._channel.call(
                     "SystemSharedMemoryUnregister", request, _PATIENCE, retry=False
                 )
-                self._unwanted.remove(name)
+            except TeranError:
+                self._unwanted.append(name)
 
 
 def _is_loopback(url: str) -> bool:

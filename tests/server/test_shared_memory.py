@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from teran_client import Entry, TeranClient, TeranInputError
+from teran_client import Entry, TeranClient, TeranInputError, TeranTimeoutError
 from teran_client.aio import AsyncTeranClient
 from tritonclient.grpc import service_pb2 as pb
 
@@ -94,3 +94,17 @@ def test_refused_requests_release_their_segment(server: BackgroundServer) -> Non
             with pytest.raises(TeranInputError):
                 client.match(images(1)[0], "!")
         assert len(client.encode_images(images(3))) == 3
+
+
+def test_calls_that_time_out_together_say_so(server: BackgroundServer) -> None:
+    """Each gives its segment up, and none hides the error by doing so."""
+
+    async def run() -> None:
+        async with AsyncTeranClient(server.url) as client:
+            await client.encode_images(images(2))
+            calls = [client.encode_images(images(2), timeout=1e-4) for _ in range(6)]
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(result, TeranTimeoutError | list)
+            assert len(await client.encode_images(images(2))) == 2
+
+    asyncio.run(run())
