@@ -1,7 +1,7 @@
 """The asynchronous client. The synchronous one is a thin shell around it."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from rich.console import Console
@@ -50,7 +50,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
         progress: bool = False,
-        shared_memory: bool | None = None,
+        shared_memory: bool | Literal["cuda"] | None = None,
     ) -> None:
         """Prepare a client; the connection is made by the first call.
 
@@ -65,7 +65,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             headers: metadata sent with every request.
             progress: whether to show a progress bar for lists and generators.
             shared_memory: whether large inputs go by shared memory; by default where the server is
-                on this host and allows it.
+                on this host and allows it. "cuda": by a GPU's memory, for a server on that GPU.
         """
         if in_flight < 1 or (batch_size is not None and batch_size < 1):
             raise TeranInputError("in_flight and batch_size must be at least 1")
@@ -138,7 +138,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         async def send(batch: Sequence[ImageRegions]) -> Sequence[Floats]:
             outputs = await self._infer(
                 "visual_encoder",
-                protocol.image_inputs(batch),
+                protocol.image_inputs(batch, info),
                 ("region_embeddings",),
                 timeout=timeout,
             )
@@ -218,11 +218,12 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         self, image: ImageRegions, caption: str, *, timeout: float | None = None
     ) -> Match:
         """Score one image against one caption, and tell which region each word matches."""
-        image = protocol.check_image(image, "image", await self.info())
+        info = await self.info()
+        image = protocol.check_image(image, "image", info)
         caption = protocol.check_caption(caption, "caption")
         outputs = await self._infer(
             "match",
-            {**protocol.image_inputs([image]), **protocol.caption_inputs([caption])},
+            {**protocol.image_inputs([image], info), **protocol.caption_inputs([caption])},
             ("scores", "region_word_similarity", "word_mask", "tokens", "truncated"),
             timeout=timeout,
         )
@@ -257,7 +258,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
         The server's part is read from its statistics, so other clients' requests count as well.
         """
-        return await profile(self._channel, caption, image, calls)
+        return await profile(self._channel, await self.info(), caption, image, calls)
 
     async def _infer(
         self,

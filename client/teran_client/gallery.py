@@ -126,7 +126,7 @@ class AsyncGalleryVerbs:
 
         async def send(batch: Sequence[tuple[Entry, bytes]]) -> Sequence[str]:
             contents = [entry.content for entry, _ in batch]
-            model, inputs = _inputs(contents, "index_captions", "index")
+            model, inputs = _inputs(contents, info, "index_captions", "index")
             inputs["record"] = np.array([[record] for _, record in batch], np.object_)
             await self._infer(
                 model, inputs, ("report",), parameters={"gallery": gallery}, timeout=timeout
@@ -202,7 +202,7 @@ class AsyncGalleryVerbs:
             return protocol.check_image(query, name, info)
 
         async def send(batch: Sequence[QueryLike]) -> Sequence[SearchResult]:
-            model, inputs = _inputs(batch, "search", "search_captions")
+            model, inputs = _inputs(batch, info, "search", "search_captions")
             names = ["ids", "scores", "scores_per_word", "records", "report"]
             if model == "search":
                 names.append("truncated")
@@ -329,7 +329,7 @@ def _ids(ids: Sequence[str]) -> protocol.Arrays:
 
 
 def _inputs(
-    contents: Sequence[QueryLike], for_captions: str, for_images: str
+    contents: Sequence[QueryLike], info: ModelInfo, for_captions: str, for_images: str
 ) -> tuple[str, protocol.Arrays]:
     """The ensemble for contents of one kind, and its inputs."""
     captions = [one for one in contents if isinstance(one, str)]
@@ -338,7 +338,7 @@ def _inputs(
         raise TeranInputError("images and sentences are mixed; pass one kind at a time")
     if captions:
         return for_captions, protocol.caption_inputs(captions)
-    return for_images, protocol.image_inputs(images)
+    return for_images, protocol.image_inputs(images, info)
 
 
 def _entry_length(checked: tuple[Entry, bytes]) -> int:

@@ -10,13 +10,13 @@ from teran_client.results import Profile
 
 
 async def profile(
-    channel: Channel, caption: str, image: ImageRegions | None, calls: int
+    channel: Channel, info: protocol.ModelInfo, caption: str, image: ImageRegions | None, calls: int
 ) -> Profile:
     """Call `encode_caption`, or `match` if there is an image, and read the server's statistics."""
     inputs: protocol.Arrays = protocol.caption_inputs([caption])
     model, outputs = "encode_caption", ("word_embeddings", "tokens")
     if image is not None:
-        inputs |= protocol.image_inputs([image])
+        inputs |= protocol.image_inputs([image], info)
         model, outputs = "match", ("scores", "region_word_similarity")
 
     async def call() -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.model_config_pb2 import DataType
 from tritonclient.utils import (
     deserialize_bytes_tensor,
     np_to_triton_dtype,
@@ -43,6 +44,8 @@ class ModelInfo:
     max_captions: int
     max_regions: int
     max_cells: int
+    half_features: bool = False
+    """Whether region features are sent in fp16."""
 
     @classmethod
     def from_configs(cls, visual: Any, textual: Any, alignment: Any) -> "ModelInfo":
@@ -55,6 +58,7 @@ class ModelInfo:
         features = next(tensor for tensor in visual.input if tensor.name == "region_features")
         return cls(
             feature_dim=features.dims[-1],
+            half_features=features.data_type == DataType.TYPE_FP16,
             embed_dim=visual.output[0].dims[-1],
             max_images=visual.max_batch_size,
             max_captions=textual.max_batch_size,
@@ -139,14 +143,20 @@ def check_image(image: object, name: str, info: ModelInfo) -> ImageRegions:
         raise TeranInputError(
             f"{name} ({image.name}): {len(image)} regions; at most {info.max_regions} are accepted"
         )
+    if info.half_features and np.abs(image.features).max() > np.finfo(np.float16).max:
+        raise TeranInputError(
+            f"{name} ({image.name}): features reach {np.abs(image.features).max():g}, beyond fp16, "
+            "in which this server takes them"
+        )
     return image
 
 
-def image_inputs(images: Sequence[ImageRegions]) -> Arrays:
+def image_inputs(images: Sequence[ImageRegions], info: ModelInfo) -> Arrays:
     """Pad images to the longest of them, or to the usual 36 regions."""
     length = max(TYPICAL_REGIONS, *(len(image) for image in images))
     shape = (len(images), length)
-    features = np.zeros((*shape, images[0].features.shape[1]), np.float32)
+    dtype = np.float16 if info.half_features else np.float32
+    features = np.zeros((*shape, images[0].features.shape[1]), dtype)
     boxes, mask = np.zeros((*shape, 4), np.float32), np.zeros(shape, np.bool_)
     for i, image in enumerate(images):
         features[i, : len(image)] = image.features

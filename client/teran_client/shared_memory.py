@@ -1,4 +1,4 @@
-"""Large inputs by system shared memory, where client and server are on one host.
+"""Large inputs by shared memory, where client and server are on one host.
 
 A batch of 32 images is 9.4 MB, which gRPC copies several times. Here it is written once, where the
 server reads it. Where the server does not allow that, or lives in a container of its own and can't
@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,24 @@ from teran_client.channel import Channel
 
 SMALLEST = 256 << 10
 """Bytes of inputs below which gRPC is as fast."""
-_ALIGNMENT = 64
+ALIGNMENT = 64
 _FOLDER = Path("/dev/shm")
 _PATIENCE = 2.0
 """Seconds the server gets to open a segment, or to let go of one."""
 _log = logging.getLogger(__name__)
 
 
+def segment_name() -> str:
+    """A name nobody else has, even on another host with the same process numbers."""
+    return f"teran-client-{secrets.token_hex(16)}"
+
+
 class Segment:
     """Shared memory that a server has opened, for one request at a time."""
+
+    register_method = "SystemSharedMemoryRegister"
+    unregister_method = "SystemSharedMemoryUnregister"
+    unregister_request = pb.SystemSharedMemoryUnregisterRequest
 
     def __init__(self, size: int) -> None:
         """Make one.
@@ -40,8 +49,7 @@ class Segment:
         Raises:
             OSError: there is no room for it.
         """
-        # Nobody else's, even on another host with the same process numbers.
-        self.name = f"teran-client-{secrets.token_hex(16)}"
+        self.name = segment_name()
         self.size = size
         path = _FOLDER / self.name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -64,31 +72,55 @@ class Segment:
         offset = self._used
         target: npt.NDArray[Any] = np.ndarray(value.shape, value.dtype, self._memory, offset)
         target[...] = value
-        self._used = offset + value.nbytes + -value.nbytes % _ALIGNMENT
+        self._used = offset + value.nbytes + -value.nbytes % ALIGNMENT
         return offset
 
-    def unlink(self) -> None:
-        """Take its name away; who has opened it keeps it."""
+    def register_request(self) -> Any:
+        """What makes a server open it."""
+        return pb.SystemSharedMemoryRegisterRequest(
+            name=self.name, key=f"/{self.name}", byte_size=self.size
+        )
+
+    def opened(self) -> None:
+        """Take its name away; a server that has opened it keeps it, and nothing is left behind."""
         with suppress(OSError):
             (_FOLDER / self.name).unlink()
+
+    def close(self) -> None:
+        """Free it, when the server has let go of it. Here that happens by itself."""
 
 
 class SharedMemory:
     """The segments of one client."""
 
-    def __init__(self, channel: Channel, wanted: bool | None) -> None:
-        """Decide whether to try: where the server's address is this host's, unless told."""
+    def __init__(self, channel: Channel, wanted: bool | Literal["cuda"] | None) -> None:
+        """Decide what to try: the system's where the server's address is this host's, unless told.
+
+        A GPU's memory is tried first where that is wanted, and the system's after it.
+        """
         self._channel = channel
-        self.usable = (_is_loopback(channel.url) if wanted is None else wanted) and _FOLDER.is_dir()
+        self._kinds: list[type[Segment]] = []
+        if wanted == "cuda":
+            from teran_client.cuda_memory import CudaSegment
+
+            self._kinds.append(CudaSegment)
+        here = _is_loopback(channel.url) if wanted in (None, "cuda") else wanted
+        if here and _FOLDER.is_dir():
+            self._kinds.append(Segment)
         self._free: list[Segment] = []
         self._all: list[Segment] = []
-        self._unwanted: list[str] = []
+        self._unwanted: list[Segment] = []
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a kind of memory left that has not failed."""
+        return bool(self._kinds)
 
     @asynccontextmanager
     async def segment(self, inputs: dict[str, npt.NDArray[Any]]) -> AsyncIterator[Segment | None]:
         """A segment with room for some inputs; None where they should go through gRPC."""
         numbers = [value for value in inputs.values() if value.dtype != np.object_]
-        size = sum(value.nbytes + _ALIGNMENT for value in numbers)
+        size = sum(value.nbytes + ALIGNMENT for value in numbers)
         segment = await self._take(size) if self.usable and size >= SMALLEST else None
         try:
             yield segment
@@ -110,27 +142,30 @@ class SharedMemory:
                 self._free.remove(segment)
                 segment.clear()
                 return segment
-        try:
-            made = Segment(1 << (size - 1).bit_length())
-        except OSError as error:
-            self._give_up(error)
-            return None
-        try:
-            request = pb.SystemSharedMemoryRegisterRequest(
-                name=made.name, key=f"/{made.name}", byte_size=made.size
-            )
-            await self._channel.call("SystemSharedMemoryRegister", request, _PATIENCE, retry=False)
-        except TeranError as error:
-            self._give_up(error)
-            return None
-        finally:
-            made.unlink()  # the server has opened it; so nothing is ever left behind
-        self._all.append(made)
-        return made
+        while self._kinds:
+            kind = self._kinds[0]
+            try:
+                made = await self._make(kind, 1 << (size - 1).bit_length())
+            except (OSError, ImportError, TeranError) as error:
+                _log.info("no %s with %s: %s", kind.__name__, self._channel.url, error)
+                if kind in self._kinds:  # another call may have given it up meanwhile
+                    self._kinds.remove(kind)
+            else:
+                self._all.append(made)
+                return made
+        return None
 
-    def _give_up(self, error: Exception) -> None:
-        _log.info("no shared memory with %s: %s", self._channel.url, error)
-        self.usable = False
+    async def _make(self, kind: type[Segment], size: int) -> Segment:
+        made = kind(size)
+        try:
+            request = made.register_request()
+            await self._channel.call(made.register_method, request, _PATIENCE, retry=False)
+        except BaseException:
+            made.close()
+            raise
+        finally:
+            made.opened()
+        return made
 
     async def _drop(self, segment: Segment) -> None:
         """Have the server let go of a segment; one it still reads is tried again with the next."""
@@ -139,15 +174,15 @@ class SharedMemory:
         self._all.remove(segment)
         if segment in self._free:
             self._free.remove(segment)
-        names, self._unwanted = [*self._unwanted, segment.name], []
-        for name in names:
-            request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        unwanted, self._unwanted = [*self._unwanted, segment], []
+        for one in unwanted:
+            request = one.unregister_request(name=one.name)
             try:
-                await self._channel.call(
-                    "SystemSharedMemoryUnregister", request, _PATIENCE, retry=False
-                )
+                await self._channel.call(one.unregister_method, request, _PATIENCE, retry=False)
             except TeranError:
-                self._unwanted.append(name)
+                self._unwanted.append(one)
+            else:
+                one.close()
 
 
 def _is_loopback(url: str) -> bool:

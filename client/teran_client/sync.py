@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from teran.errors import TeranError
 from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
@@ -41,7 +41,7 @@ class TeranClient(GalleryVerbs):
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
         progress: bool = False,
-        shared_memory: bool | None = None,
+        shared_memory: bool | Literal["cuda"] | None = None,
     ) -> None:
         """Prepare a client; see `AsyncTeranClient`."""
         self._client = AsyncTeranClient(

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,14 @@ from tokenizers import Tokenizer
 from teran.errors import ExportError
 from teran.model import TeranConfig
 from teran.tokenizer import CaptionTokenizer
-from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph, random_inputs
+from teran_export.graphs import (
+    FEATURE_TYPES,
+    TEXTUAL_ENCODER,
+    VISUAL_ENCODER,
+    Arrays,
+    Graph,
+    random_inputs,
+)
 
 BATCH = 16
 
@@ -66,9 +73,14 @@ class CalibrationData:
         captions = random_inputs(TEXTUAL_ENCODER, config, (128, 16), seed=2)
         return cls("synthetic", images, captions, None)
 
+    def with_features(self, precision: str) -> "CalibrationData":
+        """The same data with region features in "fp32" or "fp16", as they will be sent."""
+        features = self.images["region_features"].astype(FEATURE_TYPES[precision])
+        return replace(self, images={**self.images, "region_features": features})
+
     def inputs(self, graph: Graph) -> Arrays:
         """All inputs of one encoder."""
-        return self.images if graph is VISUAL_ENCODER else self.captions
+        return self.images if graph == VISUAL_ENCODER else self.captions
 
     def batches(self, graph: Graph) -> Iterator[Arrays]:
         """The inputs of one encoder in batches."""

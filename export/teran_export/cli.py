@@ -72,6 +72,13 @@ def export_command(
             envvar="TERAN_VERSION_COMPATIBLE", help="TensorRT: load in later versions as well."
         ),
     ] = False,
+    feature_precision: Annotated[
+        str,
+        typer.Option(
+            envvar="TERAN_FEATURE_PRECISION",
+            help="What region features are sent in: fp32, or fp16, half as long.",
+        ),
+    ] = "fp32",
     native: Annotated[
         bool,
         typer.Option(
@@ -96,6 +103,7 @@ def export_command(
         engine=engine,
         precision=precision,
         calibration=calibration,
+        feature_precision=feature_precision,
         limits=Limits(max_images, max_captions),
         build=BuildOptions(
             workspace << 20, optimization_level, hardware_compatible, version_compatible, native

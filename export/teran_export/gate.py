@@ -70,7 +70,13 @@ class PrecisionCheck:
 class Gate:
     """Holds PyTorch's answers on the calibration data, and compares engines with them."""
 
-    def __init__(self, model: TeranModel, data: CalibrationData) -> None:
+    def __init__(
+        self, model: TeranModel, data: CalibrationData, feature_precision: str = "fp32"
+    ) -> None:
+        """Compute PyTorch's answers, in fp32 and from the features as they are.
+
+        Engines get them in `feature_precision`, so what that loses counts as well.
+        """
         self._model, self._data = model, data
         modules = {VISUAL_ENCODER: model.visual_encoder, TEXTUAL_ENCODER: model.textual_encoder}
 
@@ -86,6 +92,7 @@ class Gate:
                 graph.name: self._embeddings(graph, reference(graph))[0] for graph in modules
             }
         self._recall = self._recall_of(self._expected)
+        self._data = data.with_features(feature_precision)
 
     def check(
         self,

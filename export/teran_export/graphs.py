@@ -4,7 +4,7 @@ Dynamic in batch, regions and words. `teran_export.onnx_graphs` writes them as O
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from teran.model.alignment import align_masked, present
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
+FEATURE_TYPES = {"fp32": np.float32, "fp16": np.float16}
 EMBEDDING_TOLERANCE = 1e-4
 SCORE_TOLERANCE = 1e-3
 
@@ -27,7 +28,8 @@ class _Visual(nn.Module):
         self.encoder = model.visual_encoder
 
     def forward(self, region_features: Tensor, boxes: Tensor, region_mask: Tensor) -> Tensor:
-        result: Tensor = self.encoder(region_features, boxes, region_mask)
+        # Features may come in fp16, to be half as long on the way.
+        result: Tensor = self.encoder(region_features.float(), boxes, region_mask)
         return result
 
 
@@ -60,22 +62,33 @@ class _Alignment(nn.Module):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Graph:
-    """One graph: its name (also the Triton model's), tensors, dynamic axes and tolerance."""
+    """One graph: its name (also the Triton model's), tensors, dynamic axes and tolerance.
+
+    Graphs of one name are equal: they differ at most in how their features come.
+    """
 
     name: str
-    inputs: Mapping[str, tuple[str, ...]]
+    inputs: Mapping[str, tuple[str, ...]] = field(compare=False)
     """Each input's dynamic axes by name; a leading run, the rest of the shape is fixed."""
-    outputs: tuple[str, ...]
-    module: Callable[[TeranModel], nn.Module]
-    tolerance: float
-    shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[str, ...] = field(compare=False)
+    module: Callable[[TeranModel], nn.Module] = field(compare=False)
+    tolerance: float = field(compare=False)
+    shapes: tuple[tuple[int, ...], ...] = field(compare=False)
     """Sizes of the axes to check with. The first is traced; none of the others repeats it."""
+    feature_precision: str = field(default="fp32", compare=False)
+    """How region features come: fp32 or fp16."""
 
     @property
     def axes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(axis for axes in self.inputs.values() for axis in axes))
+
+    def with_features(self, precision: str) -> "Graph":
+        """This graph with region features in "fp32" or "fp16", where it takes any."""
+        return (
+            replace(self, feature_precision=precision) if "region_features" in self.inputs else self
+        )
 
     def path(self, directory: Path) -> Path:
         return directory / f"{self.name}.onnx"
@@ -124,7 +137,7 @@ def random_inputs(
     Bottom-up-attention features are never negative, a third of them is zero, and a few reach 30.
     """
     random = np.random.default_rng(seed)
-    if graph is ALIGNMENT:
+    if graph == ALIGNMENT:
         images, regions, captions, words = sizes
         return {
             "region_embeddings": _unit_rows(random, images, regions, config.embed_dim),
@@ -134,13 +147,15 @@ def random_inputs(
     counts = random.integers(min(2, length), length + 1, size=batch)
     counts[0] = length
     mask = np.arange(length) < counts[:, None]
-    if graph is VISUAL_ENCODER:
+    if graph == VISUAL_ENCODER:
         features = random.exponential(1.1, (batch, length, config.feature_dim))
         features *= random.random(features.shape) > 1 / 3
         corner = random.random((batch, length, 2)) * 0.6
         boxes = np.concatenate([corner, corner + 0.05 + 0.35 * random.random(corner.shape)], -1)
         return {
-            "region_features": (features * mask[..., None]).astype(np.float32),
+            "region_features": (features * mask[..., None]).astype(
+                FEATURE_TYPES[graph.feature_precision]
+            ),
             "boxes": (boxes * mask[..., None]).astype(np.float32),
             "region_mask": mask,
         }

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ from teran_export.engines.base import TIMING_CACHE, BuildOptions, Run, Source
 from teran_export.gate import EncoderCheck, Gate, PrecisionCheck, choose
 from teran_export.graphs import (
     ALIGNMENT,
+    FEATURE_TYPES,
     GRAPHS,
     TEXTUAL_ENCODER,
     VISUAL_ENCODER,
@@ -60,6 +61,8 @@ class ExportOptions:
     with real calibration data)."""
     calibration: Path | None = None
     """An `.npz` of real images and captions; see `CalibrationData.load`."""
+    feature_precision: str = "fp32"
+    """What region features are sent in: "fp32", or "fp16", half as long."""
     limits: Limits = field(default_factory=Limits)
     build: BuildOptions = field(default_factory=BuildOptions)
     force: bool = False
@@ -89,6 +92,11 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
     engine = ENGINES.get(options.engine)
     if engine is None:
         raise ExportError(f"no engine {options.engine!r}; there are {', '.join(ENGINES)}")
+    if options.feature_precision not in FEATURE_TYPES:
+        known = " and ".join(FEATURE_TYPES)
+        raise ExportError(
+            f"features can't be sent in {options.feature_precision!r}; there are {known}"
+        )
     precisions = _wanted(engine, options)
     if options.out.exists() and not options.out.is_symlink():
         raise ExportError(f"{options.out} exists and was not published by this command; move it")
@@ -131,6 +139,7 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "engine": engine.name,
         "precision": options.precision,
         "calibration": manifest.hash_tree(calibration) if calibration else None,
+        "feature_precision": options.feature_precision,
         "limits": asdict(options.limits),
         "build": asdict(options.build),
         "versions": {"teran": teran.__version__, **engine.versions()},
@@ -153,7 +162,8 @@ def _build(
     model = TeranModel.from_pretrained(options.bundle)
     if model.tokenizer is None:
         raise ExportError(f"{options.bundle} has no tokenizer.json; convert it with --vocabulary")
-    errors = _write_graphs(model, work, report) if engine.starts_from_onnx else {}
+    graphs = [graph.with_features(options.feature_precision) for graph in GRAPHS]
+    errors = _write_graphs(graphs, model, work, report) if engine.starts_from_onnx else {}
     data = (
         CalibrationData.load(options.calibration, model.config, model.tokenizer)
         if options.calibration
@@ -161,10 +171,11 @@ def _build(
     )
     sources = {
         graph: Source(graph, graph.path(work), model, options.limits, options.build, report)
-        for graph in GRAPHS
+        for graph in graphs
     }
     _keep_timing_cache(options.out, work)
-    gate, checks = Gate(model, data), {}
+    gate, checks = Gate(model, data, options.feature_precision), {}
+    data = data.with_features(options.feature_precision)
     failures: dict[str, str] = {}
     for precision in precisions:
         report(f"building and checking the encoders for {engine.name} in {precision}")
@@ -182,7 +193,7 @@ def _build(
         raise ExportError(f"nothing published, no precision passed: {reasons}")
 
     report(f"publishing {engine.name} in {chosen}")
-    builder = RepositoryBuilder(repository, model.config, options.limits)
+    builder = RepositoryBuilder(repository, model.config, options.limits, options.feature_precision)
     builder.add_tokenizer(model.tokenizer)
     for graph in ENCODERS:
         folder = builder.version_directory(graph.name)
@@ -220,12 +231,14 @@ def _build(
     return made
 
 
-def _write_graphs(model: TeranModel, work: Path, report: Report) -> dict[str, float]:
+def _write_graphs(
+    graphs: Sequence[Graph], model: TeranModel, work: Path, report: Report
+) -> dict[str, float]:
     """Write all parts as ONNX; the largest difference of each from PyTorch."""
     from teran_export.onnx_graphs import write_graph  # which other engines do without
 
     errors = {}
-    for graph in GRAPHS:
+    for graph in graphs:
         report(f"writing the {graph.name} graph and checking it against PyTorch")
         errors[graph.name] = write_graph(graph, model, work)
     return errors

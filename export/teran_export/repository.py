@@ -29,8 +29,11 @@ _WARM_CAPTIONS = ("a dog .", "two people on a beach .")
 class RepositoryBuilder:
     """Writes one repository into an empty directory, model by model."""
 
-    def __init__(self, directory: Path, config: TeranConfig, limits: Limits) -> None:
+    def __init__(
+        self, directory: Path, config: TeranConfig, limits: Limits, feature_precision: str = "fp32"
+    ) -> None:
         self._directory, self._config, self._limits = directory, config, limits
+        self._feature_type = pb.DataType.Value(f"TYPE_{feature_precision.upper()}")
         self._max_words = min(MAX_WORD_PIECES, config.text.max_position_embeddings)
 
     def version_directory(self, model: str) -> Path:
@@ -63,14 +66,15 @@ class RepositoryBuilder:
         parameters: dict[str, str] = {}
         samples: list[tuple[int, ...]]
         embed = self._config.embed_dim
-        if graph is VISUAL_ENCODER:
+        if graph == VISUAL_ENCODER:
             config.max_batch_size = self._limits.images
             config.input[0].dims[1] = self._config.feature_dim
+            config.input[0].data_type = self._feature_type
             config.output[0].dims[1] = embed
             parameters["max_length"] = str(MAX_REGIONS)
             parameters["static_rows"] = "36"
             samples = [(1, 36), (1, 8), (min(4, self._limits.images), 36)]
-        elif graph is TEXTUAL_ENCODER:
+        elif graph == TEXTUAL_ENCODER:
             config.max_batch_size = self._limits.captions
             config.output[0].dims[1] = embed
             parameters["max_length"] = str(self._max_words)
@@ -117,6 +121,7 @@ class RepositoryBuilder:
             for tensor in config.input:
                 if tensor.name == "region_features":
                     tensor.dims[-1] = features
+                    tensor.data_type = self._feature_type
             for tensor in config.output:
                 if tensor.name == "word_embeddings":
                     tensor.dims[-1] = embed

@@ -1,13 +1,15 @@
 """Every engine this host can run, served by the real Triton, gives PyTorch's results."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from teran_client import TeranClient
+from teran_client import Entry, TeranClient, TeranInputError
 from teran_export import ExportOptions, export
 
+from teran.errors import ExportError
 from teran.model import TeranModel
 from teran.serving.background import background_server
 from tests.data import captions, images
@@ -38,3 +40,37 @@ def test_engine_is_served(
             np.testing.assert_allclose(encoded.word_embeddings, expected, atol=1e-4)
         scores = client.score(sent, said)
         assert client.match(sent[0], said[0]).score == pytest.approx(scores[0, 0], abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "aoti"])
+def test_features_travel_in_fp16(
+    engine: str, tiny_bundle: Path, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    if engine == "aoti" and not shutil.which("g++"):
+        pytest.skip("AOTInductor compiles with g++")
+    options = ExportOptions(
+        tiny_bundle, tmp_path / "repository", engine, "fp32", feature_precision="fp16"
+    )
+    published, sent = export(options), images(9, longest=60)
+    with (
+        background_server(published.path, log=tmp_path / "log") as server,
+        TeranClient(server.url, timeout=60, batch_size=4) as client,
+    ):
+        assert client.info().half_features
+        for image, embeddings in zip(sent, client.encode_images(sent), strict=True):
+            rounded = replace(image, features=image.features.astype(np.float16).astype(np.float32))
+            np.testing.assert_allclose(embeddings, torch_image(tiny_model, rounded), atol=1e-4)
+        # Every way an image takes: ensembles, searches.
+        assert client.match(sent[0], "a dog runs").score > 0
+        client.index([Entry(one, f"{i}") for i, one in enumerate(sent)])
+        assert client.search(sent[4], k=1).hits[0].id or client.search("a dog", k=1).hits
+        assert client.search_like("4", k=1).hits[0].id == "4"
+        far = replace(sent[0], features=sent[0].features + 1e5)
+        with pytest.raises(TeranInputError, match="beyond fp16"):
+            client.encode_images([sent[0], far])
+
+
+def test_another_feature_precision_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    options = ExportOptions(tiny_bundle, tmp_path / "out", feature_precision="fp8")
+    with pytest.raises(ExportError, match="fp32 and fp16"):
+        export(options)

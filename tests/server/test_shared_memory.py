@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from teran_client import Entry, TeranClient, TeranInputError, TeranTimeoutError
 from teran_client.aio import AsyncTeranClient
 from tritonclient.grpc import service_pb2 as pb
@@ -72,6 +73,21 @@ def test_falls_back_where_the_server_refuses(
     with TeranClient(server.url) as client:
         assert len(client.encode_images(images(3))) == 3
         assert not segments()
+
+
+def test_a_gpu_that_is_not_there_is_done_without(
+    server: BackgroundServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a host without one can tell of CUDA shared memory: the reason, and the next best way."""
+    pytest.importorskip("cuda.bindings.runtime")
+    if torch.cuda.is_available():
+        pytest.skip("this host has a GPU")
+    caplog.set_level("INFO", "teran_client")
+    with TeranClient(server.url, shared_memory="cuda") as client:
+        assert len(client.encode_images(images(3))) == 3
+        kinds = {type(segment).__name__ for segment in client._client._shared._all}
+    assert kinds == {"Segment"}
+    assert "no CudaSegment" in caplog.text
 
 
 def test_forgotten_segments_are_made_again(server: BackgroundServer) -> None:

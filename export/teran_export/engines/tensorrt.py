@@ -96,12 +96,12 @@ class TensorRtEngine:
         """Profiles, CUDA graphs of single items, a copy stream, and a bounded queue."""
         config.platform = "tensorrt_plan"
         config.instance_group[0].profile.extend(str(i) for i in range(len(self.profiles(source))))
-        if source.graph is ALIGNMENT:
+        if source.graph == ALIGNMENT:
             return
         config.optimization.cuda.graphs = True
         config.optimization.cuda.output_copy_stream = True
         fixed = fixed_dims(source.graph, source.model.config)
-        usual = GRAPH_WORDS if source.graph is TEXTUAL_ENCODER else (USUAL_REGIONS,)
+        usual = GRAPH_WORDS if source.graph == TEXTUAL_ENCODER else (USUAL_REGIONS,)
         for rows in usual:
             spec = config.optimization.cuda.graph_spec.add(batch_size=1)
             for name, dims in fixed.items():

@@ -49,12 +49,12 @@ def profiles(
         max_words: the longest caption, in word pieces.
         max_regions: the most regions of an image.
     """
-    if graph is ALIGNMENT:
+    if graph == ALIGNMENT:
         regions = (1, USUAL_REGIONS, max_regions)
         return [_profile(graph, config, {**axes, "regions": regions}) for axes in _ALIGNMENTS]
     rows = (
         {"words": (min(MIN_WORDS, max_words), min(USUAL_WORDS, max_words), max_words)}
-        if graph is TEXTUAL_ENCODER
+        if graph == TEXTUAL_ENCODER
         else {"regions": (1, min(USUAL_REGIONS, max_regions), max_regions)}
     )
     latency = _profile(graph, config, {"batch": (1, 1, 1), **rows})
@@ -66,9 +66,9 @@ def profiles(
 
 def fixed_dims(graph: Graph, config: TeranConfig) -> dict[str, Shape]:
     """What follows an input's dynamic axes in its shape."""
-    if graph is ALIGNMENT:
+    if graph == ALIGNMENT:
         return dict.fromkeys(graph.inputs, (config.embed_dim,))
-    if graph is VISUAL_ENCODER:
+    if graph == VISUAL_ENCODER:
         return {"region_features": (config.feature_dim,), "boxes": (4,), "region_mask": ()}
     return dict.fromkeys(graph.inputs, ())
 
