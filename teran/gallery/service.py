@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teran.errors import GalleryError, TeranError, TeranInputError
+from teran.errors import GalleryBusyError, GalleryError, TeranError, TeranInputError
 from teran.gallery.base import DEFAULT, Galleries, Gallery
 from teran.gallery.filters import parse_where
 from teran.gallery.item import Item, Record, point_of, present_rows
@@ -22,6 +22,8 @@ from teran.gallery.kernels.base import Floats
 from teran.gallery.pooling import Kind
 from teran.gallery.pruning import NORM_SLACK
 from teran.gallery.search import MAX_RESULTS, Found, Query
+from teran.serving import metrics
+from teran.serving.metrics import Recorder
 from teran.serving.settings import WRITE_KEY_HEADER
 
 _log = logging.getLogger(__name__)
@@ -89,8 +91,15 @@ class _Search:
 class GalleryService:
     """Answers requests on a directory of galleries."""
 
-    def __init__(self, galleries: Galleries, embed_dim: int, write_key: str | None = None) -> None:
+    def __init__(
+        self,
+        galleries: Galleries,
+        embed_dim: int,
+        write_key: str | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         """Answer from `galleries`; with a key, writes must bring it."""
+        self._recorder = recorder or Recorder("gallery")
         self._galleries, self._embed_dim, self._write_key = galleries, embed_dim, write_key
         self._operations: dict[str, Callable[[Request], None]] = {
             "ping": lambda request: request.respond(_report(request, {})),
@@ -124,7 +133,7 @@ class GalleryService:
                     known = ", ".join(["search", "like", *self._operations])
                     raise TeranInputError(f"operation {operation[:64]!r}: there are {known}")
             except Exception as error:
-                request.respond(_told(error))
+                request.respond(self._told(request, error))
         for group in searches.values():
             self._search(group)
 
@@ -153,11 +162,12 @@ class GalleryService:
             ]
         except Exception as error:
             if len(group) == 1:
-                group[0][0].respond(_told(error))
+                group[0][0].respond(self._told(group[0][0], error))
                 return
             for one in group:
                 self._search([one])
             return
+        self._record_searches(found)
         for (request, _, _), answer in zip(group, answers, strict=True):
             request.respond(answer)
 
@@ -227,17 +237,27 @@ class GalleryService:
                 )
             )
         gallery = self._galleries.get_or_create(request.gallery, kind)
+
+        def stored(_: object) -> list[dict[str, Any]]:
+            self._recorder.add(metrics.GALLERY_UPSERTS, len(items))
+            return [{"id": item.id, "stored": True} for item in items]
+
         self._later(
             request,
             self._galleries.writer.write(gallery, items),
-            lambda _: [{"id": item.id, "stored": True} for item in items],
+            stored,
         )
 
     def _delete(self, request: Request) -> None:
         gallery = self._galleries.get(request.gallery)
         ids = [_identifier(data) for data in request.records()]
         done = self._galleries.writer.write(gallery, deletes=ids)
-        self._later(request, done, lambda count: [{"deleted": count}] * len(ids))
+
+        def deleted(count: int) -> list[dict[str, Any]]:
+            self._recorder.add(metrics.GALLERY_DELETES, count)
+            return [{"deleted": count}] * len(ids)
+
+        self._later(request, done, deleted)
 
     def _get(self, request: Request) -> None:
         gallery = self._galleries.get(request.gallery)
@@ -285,6 +305,27 @@ class GalleryService:
         result = self._galleries.writer.result(request.get("job", int, 0))
         request.respond(_report(request, {"done": result is not None, "result": result}))
 
+    def _told(self, request: Request, error: BaseException) -> TeranError:
+        """What a client is told of an error; one that is not ours is a defect, and logged."""
+        if not isinstance(error, TeranInputError | GalleryBusyError):
+            operation = request.parameters.get("operation", request.default_operation)
+            is_write = operation in _WRITES
+            self._recorder.add(
+                metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS
+            )
+        if isinstance(error, TeranError):
+            return error
+        _log.error("a request failed", exc_info=error)
+        return GalleryError(f"the gallery failed: {error}")
+
+    def _record_searches(self, found: Sequence[Found]) -> None:
+        best = [one.hits[0].score_per_word for one in found if one.hits]
+        self._recorder.add(metrics.SEARCHES, len(found))
+        self._recorder.add(metrics.SEARCHES_EMPTY, len(found) - len(best))
+        self._recorder.observe(metrics.SEARCH_SCORE, best)
+        self._recorder.observe(metrics.SEARCH_CANDIDATES, (one.scored for one in found))
+        self._recorder.observe(metrics.SEARCH_PRUNED, (one.pruned for one in found))
+
     def _later(self, request: Request, done: Any, describe: Callable[[Any], Any]) -> None:
         """Respond when the writing thread is done."""
 
@@ -296,17 +337,9 @@ class GalleryService:
                     _reports(told) if isinstance(told, list) else _report(request, told)
                 )
             else:
-                request.respond(_told(error))
+                request.respond(self._told(request, error))
 
         done.add_done_callback(respond)
-
-
-def _told(error: BaseException) -> TeranError:
-    """What a client is told of an error; one that is not ours is a defect, and logged."""
-    if isinstance(error, TeranError):
-        return error
-    _log.error("a request failed", exc_info=error)
-    return GalleryError(f"the gallery failed: {error}")
 
 
 def _items(gallery: Gallery, ids: Sequence[str]) -> dict[str, Item]:

@@ -15,12 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranInputError
+from teran.serving.metrics import IMAGE_REGIONS, Recorder
 from teran.serving.settings import THREADS_VARIABLE
 
 Arrays = dict[str, Any]
@@ -57,8 +59,14 @@ class EngineBackend(ABC):
         """Return f for floats, i for integers, something else for the rest."""
         return str(value.dtype.kind)
 
+    def counts(self, mask: Any) -> list[int]:
+        """How many values are true in every row of a mask."""
+        counts: list[int] = mask.sum(axis=1).tolist()
+        return counts
+
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
+        self._recorder = Recorder(config["name"])
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.input_names = [tensor["name"] for tensor in config["input"]]
         self.output_names = [tensor["name"] for tensor in config["output"]]
@@ -84,6 +92,7 @@ class EngineBackend(ABC):
         """
 
     def execute(self, requests: list[Any]) -> list[Any]:
+        started = perf_counter()
         responses: list[Any] = [None] * len(requests)
         accepted: list[tuple[int, Arrays]] = []
         for i, request in enumerate(requests):
@@ -107,7 +116,15 @@ class EngineBackend(ABC):
                     responses[i] = pb_utils.InferenceResponse(tensors)
                 else:
                     responses[i] = _refuse("the inputs lead to no finite result")
+        self._record(len(requests), [inputs for _, inputs in accepted], perf_counter() - started)
         return responses
+
+    def _record(self, requests: int, accepted: list[Arrays], seconds: float) -> None:
+        items = sum(len(inputs[self.input_names[0]]) for inputs in accepted)
+        self._recorder.execution(items, requests - len(accepted), seconds)
+        for inputs in accepted:
+            if "region_mask" in inputs:
+                self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))
 
     def _run_batch(self, batch: list[tuple[int, Arrays]], runs: int) -> list[Arrays]:
         """Run the engine once and give every request its rows.

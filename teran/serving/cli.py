@@ -104,6 +104,10 @@ def serve(
         float,
         typer.Option(envvar="TERAN_CHECK_INTERVAL", help="Seconds between canary inferences."),
     ] = 5.0,
+    metrics: Annotated[
+        bool,
+        typer.Option(envvar="TERAN_METRICS", help="Record what the health port tells at /metrics."),
+    ] = True,
     verbose: Annotated[
         bool, typer.Option(envvar="TERAN_VERBOSE", help="Show Triton's whole log.")
     ] = False,
@@ -139,6 +143,7 @@ def serve(
         startup_timeout=startup_timeout,
         shutdown_timeout=shutdown_timeout,
         check_interval=check_interval,
+        metrics=metrics,
         verbose=verbose,
         arguments=tuple(context.args),
     )

@@ -3,11 +3,15 @@
 `GET /health/live` is 200 while the supervisor runs; `GET /health/ready` is 200 while every model
 answers and 503 otherwise, with the models by name as JSON. A model whose process died is taken
 out at once; one that hangs, as soon as a canary got no answer in time and nothing else did either.
+`GET /metrics` is for Prometheus.
 """
 
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CONTENT_TYPE_LATEST
 
 
 class HealthState:
@@ -36,14 +40,24 @@ class HealthState:
 class HealthServer:
     """Answers health requests from a thread of its own."""
 
-    def __init__(self, host: str, port: int, state: HealthState) -> None:
+    def __init__(
+        self, host: str, port: int, state: HealthState, metrics: Callable[[], bytes] | None = None
+    ) -> None:
+        """Listen. `metrics` gives the text of `/metrics`, where that is wanted."""
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if self.path == "/metrics" and metrics is not None:
+                    self._answer(200, metrics(), CONTENT_TYPE_LATEST)
+                    return
                 ready, models = state.snapshot()
                 status = {"/health/live": 200, "/health/ready": 200 if ready else 503}
                 body = json.dumps({"ready": ready, "models": models}).encode()
-                self.send_response(status.get(self.path, 404))
-                self.send_header("Content-Type", "application/json")
+                self._answer(status.get(self.path, 404), body, "application/json")
+
+            def _answer(self, status: int, body: bytes, kind: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

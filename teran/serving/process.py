@@ -18,13 +18,15 @@ import psutil
 
 from teran.errors import ServingError
 from teran.serving.installation import TritonInstallation
+from teran.serving.metrics import DIRECTORY_VARIABLE
 from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
 _SHM = Path("/dev/shm")
 LEAST_SHARED_MEMORY = 256 << 20
 """Bytes: every model process has a region, which grows to the largest batch it has seen."""
 _SHM_NAME = "teran-{pid}-"
-_RUNTIME_NAME = "teran-serve-{pid}-"
+RUNTIME_NAME = "teran-serve-{pid}-"
+"""Of folders in the temporary directory; what a killed supervisor left is found by it."""
 _OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -99,14 +101,16 @@ def require_free(host: str, port: int, flag: str) -> None:
 class TritonProcess:
     """A running server, its log, and the model processes it has started."""
 
-    def __init__(self, settings: ServeSettings, installation: TritonInstallation) -> None:
-        """Start the server; it is not ready yet."""
-        self._settings = settings
+    def __init__(
+        self, settings: ServeSettings, installation: TritonInstallation, metrics: Path | None = None
+    ) -> None:
+        """Start the server; it is not ready yet. Its models record in the directory `metrics`."""
+        self._settings, self._metrics = settings, metrics
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
         self._seen: set[psutil.Process] = set()
-        self._runtime = tempfile.TemporaryDirectory(prefix=_RUNTIME_NAME.format(pid=os.getpid()))
+        self._runtime = tempfile.TemporaryDirectory(prefix=RUNTIME_NAME.format(pid=os.getpid()))
         backends = Path(self._runtime.name)
         installation.lay_out_backends(backends)
         self._tail: deque[str] = deque(maxlen=400)
@@ -149,6 +153,8 @@ class TritonProcess:
         for model, threads in self._settings.thread_shares().items():
             environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
         environment |= self._settings.gallery_environment()
+        if self._metrics:
+            environment[DIRECTORY_VARIABLE] = str(self._metrics)
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         return environment

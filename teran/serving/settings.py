@@ -76,6 +76,8 @@ class ServeSettings:
     """Seconds requests in flight get to finish after a signal."""
     check_interval: float = 5.0
     """Seconds between canary inferences; a model process that vanishes is noticed at once."""
+    metrics: bool = True
+    """Whether models record what `/metrics` on the health port tells."""
     verbose: bool = False
     """Show Triton's informational log, not only its warnings and errors."""
     arguments: tuple[str, ...] = ()

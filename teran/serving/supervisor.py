@@ -6,11 +6,14 @@ that fail; if that does not help, it restarts the server.
 """
 
 import dataclasses
+import os
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Set
+from pathlib import Path
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -19,6 +22,7 @@ from tritonclient.grpc import service_pb2
 from teran.errors import ServingError
 from teran.serving import installation, process
 from teran.serving.canary import Canary, Health, connect, read_canaries
+from teran.serving.exposition import Exposition
 from teran.serving.health import HealthServer, HealthState
 from teran.serving.process import TritonProcess
 from teran.serving.repository import check_repository
@@ -44,6 +48,7 @@ class Supervisor:
         """
         # The link may move to a newer repository meanwhile; restarts stay with this one.
         check_repository(settings.repository)
+        self._published = settings.repository.absolute()
         settings = dataclasses.replace(
             settings,
             repository=settings.repository.resolve(),
@@ -76,8 +81,11 @@ class Supervisor:
                 f"warning: {self.settings.host} can be reached from outside, without TLS and both "
                 "keys; see --tls-certificate, --admin-key and --write-key"
             )
-        health = HealthServer(self.settings.host, self.settings.health_port, self._state)
         s = self.settings
+        recorded = tempfile.TemporaryDirectory(prefix=process.RUNTIME_NAME.format(pid=os.getpid()))
+        self._recorded = Path(recorded.name)
+        self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
+        health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
         channel, self._stub = connect(s.host, s.grpc_port, s.tls_certificate, s.tls_name)
         previous = {
             number: signal.signal(number, self._on_signal)
@@ -91,6 +99,7 @@ class Supervisor:
                 signal.signal(number, handler)
             channel.close()
             health.close()
+            recorded.cleanup()
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         """Stop gracefully; a second signal stops at once."""
@@ -102,7 +111,8 @@ class Supervisor:
     def _serve(self) -> int:
         restarts: deque[float] = deque(maxlen=_RESTARTS)
         while True:
-            self._process = TritonProcess(self.settings, self._installation)
+            recorded = self._recorded if self.settings.metrics else None
+            self._process = TritonProcess(self.settings, self._installation, recorded)
             self._kill = self._process.kill
             try:
                 self._wait_until_ready()
@@ -130,6 +140,7 @@ class Supervisor:
                     f"the models kept failing after {_RESTARTS} restarts of the server"
                 )
             restarts.append(time.monotonic())
+            self._metrics.restarts.inc()
             self._report("restarting the server")
 
     def _wait_until_ready(self) -> None:
@@ -182,6 +193,7 @@ class Supervisor:
             if ready is not Health.DEAD:
                 continue
             self._process.has_casualties = True
+            self._metrics.reloads.labels(canary.model).inc()
             self._report(f"{canary.model} does not answer; loading it again")
             self._process.kill_model(canary.model)  # it may hang, and hold what the next one needs
             if not self._reload(canary.model):

@@ -5,6 +5,7 @@ import os
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from time import monotonic, perf_counter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -15,8 +16,11 @@ from teran.gallery.galleries import LocalGalleries
 from teran.gallery.kernels import kernel
 from teran.gallery.service import Arrays, GalleryService, Request, Respond
 from teran.serving import settings
+from teran.serving.metrics import Recorder
 from teran.serving.settings import THREADS_VARIABLE
 
+_REPORT_EVERY = 1.0
+"""Seconds between words on the galleries, of which the supervisor tells."""
 _INPUTS = ("embeddings", "boxes", "tokens", "record")
 
 
@@ -32,16 +36,29 @@ class TritonPythonModel:
         values = {name: entry["string_value"] for name, entry in parameters.items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
         self._galleries = _open_galleries(model)
+        self._recorder = Recorder("gallery")
         self._service = GalleryService(
-            self._galleries, model.embed_dim, os.environ.get(settings.WRITE_KEY_VARIABLE)
+            self._galleries,
+            model.embed_dim,
+            os.environ.get(settings.WRITE_KEY_VARIABLE),
+            self._recorder,
         )
+        self._reported = 0.0
 
     def execute(self, requests: list[Any]) -> list[Any]:
+        started = perf_counter()
         answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
         self._service.handle(
             [_read(one, answer.set_result) for one, answer in zip(requests, answers, strict=True)]
         )
-        return [_response(answer.result()) for answer in answers]
+        told = [answer.result() for answer in answers]
+        items = sum(len(next(iter(one.values()))) for one in told if isinstance(one, dict))
+        refused = sum(isinstance(one, TeranInputError) for one in told)
+        self._recorder.execution(items, refused, perf_counter() - started)
+        if monotonic() - self._reported > _REPORT_EVERY:
+            self._recorder.report_galleries(self._galleries.info())
+            self._reported = monotonic()
+        return [_response(one) for one in told]
 
     def finalize(self) -> None:
         self._galleries.close()

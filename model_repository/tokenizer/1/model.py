@@ -3,12 +3,14 @@
 import json
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
 from teran.errors import TeranInputError
+from teran.serving.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
 from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
 
 
@@ -21,8 +23,10 @@ class TritonPythonModel:
         limit = int(parameters["max_word_pieces"]["string_value"])
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer = CaptionTokenizer(tokenizer, limit)
+        self._recorder = Recorder("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:
+        started = perf_counter()
         captions: list[str] = []
         verbatim: list[bool] = []
         read: list[int | TeranInputError] = []
@@ -35,13 +39,20 @@ class TritonPythonModel:
             read.append(len(texts))
             captions += texts
             verbatim += [_is_verbatim(request)] * len(texts)
-        rows = iter(self._tokenizer.split(captions, verbatim))
-        return [
+        split = list(self._tokenizer.split(captions, verbatim))
+        rows = iter(split)
+        responses = [
             _refuse(count)
             if isinstance(count, TeranInputError)
             else self._answer(request, islice(rows, count))
             for request, count in zip(requests, read, strict=True)
         ]
+        pieces = [row for row in split if isinstance(row, Pieces)]
+        self._recorder.observe(CAPTION_WORD_PIECES, (len(row.ids) for row in pieces))
+        self._recorder.add(CAPTIONS_TRUNCATED, sum(row.truncated for row in pieces))
+        refused = sum(response.has_error() for response in responses)
+        self._recorder.execution(len(captions), refused, perf_counter() - started)
+        return responses
 
     def _answer(self, request: Any, rows: "islice[Pieces | TeranInputError]") -> Any:
         """One request's response, padded to its own bucket."""
