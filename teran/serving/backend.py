@@ -106,6 +106,18 @@ class EngineBackend(ABC):
                 responses[i] = _refuse(str(error))
             else:
                 accepted.append((i, inputs))
+        try:
+            self._answer(requests, accepted, responses)
+        except Exception:  # Triton answers all of them with it, and counts none as a failure
+            self._record(len(requests), accepted, perf_counter() - started, len(accepted))
+            raise
+        self._record(len(requests), accepted, perf_counter() - started)
+        return responses
+
+    def _answer(
+        self, requests: list[Any], accepted: list[tuple[int, Arrays]], responses: list[Any]
+    ) -> None:
+        """Run what was accepted, and put every answer in its place."""
         batches = [accepted] if self._batched else [[one] for one in accepted]
         for batch in filter(None, batches):
             for (i, _), outputs in zip(batch, self._run_batch(batch, len(batches)), strict=True):
@@ -116,13 +128,13 @@ class EngineBackend(ABC):
                     responses[i] = pb_utils.InferenceResponse(tensors)
                 else:
                     responses[i] = _refuse("the inputs lead to no finite result")
-        self._record(len(requests), [inputs for _, inputs in accepted], perf_counter() - started)
-        return responses
 
-    def _record(self, requests: int, accepted: list[Arrays], seconds: float) -> None:
-        items = sum(len(inputs[self.input_names[0]]) for inputs in accepted)
-        self._recorder.execution(items, requests - len(accepted), seconds)
-        for inputs in accepted:
+    def _record(
+        self, requests: int, accepted: list[tuple[int, Arrays]], seconds: float, failed: int = 0
+    ) -> None:
+        items = sum(len(inputs[self.input_names[0]]) for _, inputs in accepted)
+        self._recorder.execution(items, requests - len(accepted), seconds, failed)
+        for _, inputs in accepted:
             if "region_mask" in inputs:
                 self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))
 

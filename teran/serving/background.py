@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,11 @@ class BackgroundServer:
 
 @contextmanager
 def background_server(
-    repository: Path, *arguments: str, timeout: float = 300.0, log: Path | None = None
+    repository: Path,
+    *arguments: str,
+    timeout: float = 300.0,
+    log: Path | None = None,
+    fixed_ports: Mapping[str, int] | None = None,
 ) -> Iterator[BackgroundServer]:
     """Serve `repository` on free ports of loopback until the block ends.
 
@@ -46,12 +50,14 @@ def background_server(
         arguments: further ones for `teran serve`.
         timeout: seconds until it must be ready.
         log: where its output goes; by default to this process's own.
+        fixed_ports: ports that must be these, by name: grpc, http, metrics, health.
 
     Raises:
         ServingError: it did not become ready.
     """
     host = "127.0.0.1"
     ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
+    ports |= fixed_ports or {}
     flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
     command = [
         sys.executable,

@@ -57,6 +57,10 @@ EXECUTION_ITEMS = Metric(
 REFUSED_REQUESTS = Metric(
     "teran_refused_requests", "Requests refused for what they hold", by_model=True
 )
+FAILED_REQUESTS = Metric(
+    "teran_failed_requests", "Requests a model failed to answer, through no fault of theirs",
+    by_model=True,
+)  # fmt: skip
 CAPTION_WORD_PIECES = Metric(
     "teran_caption_word_pieces", "Word pieces of a caption, with [CLS] and [SEP]",
     (4, 8, 12, 16, 24, 32, 48, 64, 96),
@@ -91,9 +95,9 @@ GALLERY_READ_ERRORS = Metric(
     "teran_gallery_read_errors", "Reads a gallery failed to do, through no fault of the request"
 )
 METRICS = (
-    EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED,
-    IMAGE_REGIONS, SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES, SEARCH_PRUNED, SEARCH_SCORE,
-    GALLERY_UPSERTS, GALLERY_DELETES, GALLERY_WRITE_ERRORS, GALLERY_READ_ERRORS,
+    EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, FAILED_REQUESTS, CAPTION_WORD_PIECES,
+    CAPTIONS_TRUNCATED, IMAGE_REGIONS, SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES, SEARCH_PRUNED,
+    SEARCH_SCORE, GALLERY_UPSERTS, GALLERY_DELETES, GALLERY_WRITE_ERRORS, GALLERY_READ_ERRORS,
 )  # fmt: skip
 _OFFSETS = dict(zip(METRICS, accumulate((m.size for m in METRICS), initial=0), strict=False))
 _COUNT = sum(metric.size for metric in METRICS)
@@ -130,11 +134,12 @@ class Recorder:
             self._values[offset + bisect_left(bounds, value)] += 1
             self._values[offset + len(bounds) + 1] += value
 
-    def execution(self, items: int, refused: int, seconds: float) -> None:
-        """One execution: of so many items, with so many requests refused."""
+    def execution(self, items: int, refused: int, seconds: float, failed: int = 0) -> None:
+        """One execution: of so many items, with so many requests refused, or failed."""
         self.observe(EXECUTION_SECONDS, [seconds])
         self.observe(EXECUTION_ITEMS, [items])
         self.add(REFUSED_REQUESTS, refused)
+        self.add(FAILED_REQUESTS, failed)
 
     def report_galleries(self, info: dict[str, Any]) -> None:
         """Leave word of the galleries for the supervisor."""

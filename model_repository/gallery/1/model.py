@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -54,10 +55,12 @@ class TritonPythonModel:
         told = [answer.result() for answer in answers]
         items = sum(len(next(iter(one.values()))) for one in told if isinstance(one, dict))
         refused = sum(isinstance(one, TeranInputError) for one in told)
-        self._recorder.execution(items, refused, perf_counter() - started)
+        failed = sum(isinstance(one, TeranError) for one in told) - refused
+        self._recorder.execution(items, refused, perf_counter() - started, failed)
         if monotonic() - self._reported > _REPORT_EVERY:
-            self._recorder.report_galleries(self._galleries.info())
             self._reported = monotonic()
+            with suppress(OSError):  # files come and go meanwhile
+                self._recorder.report_galleries(self._galleries.info())
         return [_response(one) for one in told]
 
     def finalize(self) -> None:
