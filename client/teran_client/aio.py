@@ -13,6 +13,7 @@ from teran_client import protocol
 from teran_client.channel import Channel, Tls
 from teran_client.gallery import AsyncGalleryVerbs
 from teran_client.images import Floats, ImageRegions
+from teran_client.metrics import ClientMetrics
 from teran_client.pipeline import Items, Send, pipeline
 from teran_client.profiling import profile
 from teran_client.protocol import ModelInfo
@@ -51,6 +52,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         headers: Mapping[str, str] | None = None,
         progress: bool = False,
         shared_memory: bool | Literal["cuda"] | None = None,
+        metrics: ClientMetrics | None = None,
     ) -> None:
         """Prepare a client; the connection is made by the first call.
 
@@ -66,10 +68,13 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             progress: whether to show a progress bar for lists and generators.
             shared_memory: whether large inputs go by shared memory; by default where the server is
                 on this host and allows it. "cuda": by a GPU's memory, for a server on that GPU.
+            metrics: what to count and measure calls with, for Prometheus; by default nothing is.
         """
         if in_flight < 1 or (batch_size is not None and batch_size < 1):
             raise TeranInputError("in_flight and batch_size must be at least 1")
-        self._channel = Channel(url, timeout=timeout, retries=retries, tls=tls, headers=headers)
+        self._channel = Channel(
+            url, timeout=timeout, retries=retries, tls=tls, headers=headers, metrics=metrics
+        )
         self._shared = SharedMemory(self._channel, shared_memory)
         self._batch_size, self._in_flight, self._progress = batch_size, in_flight, progress
         self._info: ModelInfo | None = None

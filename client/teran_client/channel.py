@@ -23,6 +23,7 @@ from teran.errors import (
     TeranTimeoutError,
     TeranUnavailableError,
 )
+from teran_client.metrics import Call, ClientMetrics
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _GONE = ("is not healthy", "is not ready", "unknown model", "has no available versions", "Stub")
@@ -62,6 +63,7 @@ class Channel:
         retries: int,
         tls: Tls | None,
         headers: Mapping[str, str] | None,
+        metrics: ClientMetrics | None = None,
     ) -> None:
         if not url or "://" in url:
             raise TeranInputError(f"url is {url!r}, expected host:port without a scheme")
@@ -69,6 +71,7 @@ class Channel:
         self._metadata: Sequence[tuple[str, str]] = [
             (key.lower(), value) for key, value in (headers or {}).items()
         ]
+        self._metrics = metrics
         self._reached = False
         self._channel: Any = None
         self._stub: Any = None
@@ -107,9 +110,22 @@ class Channel:
             TeranServerError: it failed otherwise.
         """
         limit = self._timeout if timeout is None else timeout
-        deadline, delay, tries = time.monotonic() + limit, _FIRST_DELAY, 0
+        if self._metrics is None:
+            return await self._try(method, request, limit, Call(), retry=retry)
+        name = request.model_name if method == "ModelInfer" else method
+        with self._metrics.call(name, request) as call:
+            answer = await self._try(method, request, limit, call, retry=retry)
+            call.received = answer.ByteSize()
+            return answer
+
+    async def _try(
+        self, method: str, request: Any, limit: float, call: Call, *, retry: bool
+    ) -> Any:
+        """Call until there is an answer, an error that stays, or no time left."""
+        deadline, delay = time.monotonic() + limit, _FIRST_DELAY
         while True:
             left = deadline - time.monotonic()
+            call.tries += 1
             try:
                 answer = await getattr(self._open(), method)(
                     request, timeout=max(left, 0.001), metadata=self._metadata
@@ -118,12 +134,11 @@ class Channel:
                 return answer
             except grpc.aio.AioRpcError as error:
                 failure = _translate(error, self.url, limit)
-            tries += 1
             pause = delay * (0.5 + random.random())
             if (
                 not retry
                 or not isinstance(failure, TeranUnavailableError)
-                or (tries > self._retries and not self._reached)
+                or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
             ):
                 raise failure

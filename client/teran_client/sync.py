@@ -11,6 +11,7 @@ from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
 from teran_client.channel import Tls
 from teran_client.gallery_sync import GalleryVerbs
 from teran_client.images import Floats, ImageRegions
+from teran_client.metrics import ClientMetrics
 from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
 
@@ -42,6 +43,7 @@ class TeranClient(GalleryVerbs):
         headers: Mapping[str, str] | None = None,
         progress: bool = False,
         shared_memory: bool | Literal["cuda"] | None = None,
+        metrics: ClientMetrics | None = None,
     ) -> None:
         """Prepare a client; see `AsyncTeranClient`."""
         self._client = AsyncTeranClient(
@@ -54,6 +56,7 @@ class TeranClient(GalleryVerbs):
             headers=headers,
             progress=progress,
             shared_memory=shared_memory,
+            metrics=metrics,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
