@@ -50,7 +50,9 @@ class Exposition:
             registry=self._registry,
         )  # fmt: skip
         self._registry.register(_Collector(lambda: _readiness(state)))
-        self._registry.register(_Collector(lambda: _repository(repository, published)))
+        # Read once: a repository that is two publications old is removed, and goes on being served.
+        model = _model(repository)
+        self._registry.register(_Collector(lambda: iter([model, _stale(repository, published)])))
         self._registry.register(_Collector(lambda: _galleries(directory / GALLERIES_FILE)))
 
     def text(self) -> bytes:
@@ -100,10 +102,10 @@ def _readiness(state: HealthState) -> Iterator[Metric]:
     yield family
 
 
-def _repository(repository: Path, published: Path) -> Iterator[Metric]:
+def _model(repository: Path) -> Metric:
     manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
     request = manifest["request"]
-    yield InfoMetricFamily(
+    return InfoMetricFamily(
         "teran_model",
         "The model that is served",
         value={
@@ -113,8 +115,11 @@ def _repository(repository: Path, published: Path) -> Iterator[Metric]:
             "pooling": manifest["pooling"],
         },
     )
+
+
+def _stale(repository: Path, published: Path) -> Metric:
     stale = published.resolve() != repository
-    yield GaugeMetricFamily(
+    return GaugeMetricFamily(
         "teran_repository_stale", "1 where a newer repository is published than served", value=stale
     )
 
