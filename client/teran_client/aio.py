@@ -20,6 +20,7 @@ from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
 from teran_client.scoring import align
 from teran_client.shared_memory import SharedMemory
+from teran_client.tracing import ClientTracing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,6 +54,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         progress: bool = False,
         shared_memory: bool | Literal["cuda"] | None = None,
         metrics: ClientMetrics | None = None,
+        tracing: ClientTracing | None = None,
     ) -> None:
         """Prepare a client; the connection is made by the first call.
 
@@ -69,11 +71,17 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             shared_memory: whether large inputs go by shared memory; by default where the server is
                 on this host and allows it. "cuda": by a GPU's memory, for a server on that GPU.
             metrics: what to count and measure calls with, for Prometheus; by default nothing is.
+            tracing: what makes spans of calls, for OpenTelemetry; by default nothing does.
         """
         if in_flight < 1 or (batch_size is not None and batch_size < 1):
             raise TeranInputError("in_flight and batch_size must be at least 1")
         self._channel = Channel(
-            url, timeout=timeout, retries=retries, tls=tls, headers=headers, metrics=metrics
+            url,
+            timeout=timeout,
+            retries=retries,
+            tls=tls,
+            headers=headers,
+            observers=[one for one in (metrics, tracing) if one],
         )
         self._shared = SharedMemory(self._channel, shared_memory)
         self._batch_size, self._in_flight, self._progress = batch_size, in_flight, progress

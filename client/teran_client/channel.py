@@ -7,9 +7,11 @@ deadline, as it may be restarting; one that never did is given up after a few tr
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,12 @@ from teran.errors import (
     TeranTimeoutError,
     TeranUnavailableError,
 )
-from teran_client.metrics import Call, ClientMetrics
+from teran_client.call import Call
+from teran_client.metrics import ClientMetrics
+from teran_client.tracing import ClientTracing
+
+Observer = ClientMetrics | ClientTracing
+_log = logging.getLogger(__name__)
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _GONE = ("is not healthy", "is not ready", "unknown model", "has no available versions", "Stub")
@@ -63,7 +70,7 @@ class Channel:
         retries: int,
         tls: Tls | None,
         headers: Mapping[str, str] | None,
-        metrics: ClientMetrics | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if not url or "://" in url:
             raise TeranInputError(f"url is {url!r}, expected host:port without a scheme")
@@ -71,7 +78,7 @@ class Channel:
         self._metadata: Sequence[tuple[str, str]] = [
             (key.lower(), value) for key, value in (headers or {}).items()
         ]
-        self._metrics = metrics
+        self._observers = observers
         self._reached = False
         self._channel: Any = None
         self._stub: Any = None
@@ -110,30 +117,31 @@ class Channel:
             TeranServerError: it failed otherwise.
         """
         limit = self._timeout if timeout is None else timeout
-        if self._metrics is None:
-            return await self._try(method, request, limit, Call(), retry=retry)
-        name = request.model_name if method == "ModelInfer" else method
-        with self._metrics.call(name, request) as call:
-            answer = await self._try(method, request, limit, call, retry=retry)
-            call.received = answer.ByteSize()
+        call = Call.of(method, request, self.url, self._metadata)
+        with ExitStack() as stack:
+            for observer in self._observers:
+                stack.enter_context(observer.call(call))
+            answer = await self._try(call, limit, retry=retry)
+            if self._observers:
+                call.received = answer.ByteSize()
             return answer
 
-    async def _try(
-        self, method: str, request: Any, limit: float, call: Call, *, retry: bool
-    ) -> Any:
+    async def _try(self, call: Call, limit: float, *, retry: bool) -> Any:
         """Call until there is an answer, an error that stays, or no time left."""
-        deadline, delay = time.monotonic() + limit, _FIRST_DELAY
+        started, delay = time.monotonic(), _FIRST_DELAY
+        deadline = started + limit
         while True:
             left = deadline - time.monotonic()
             call.tries += 1
             try:
-                answer = await getattr(self._open(), method)(
-                    request, timeout=max(left, 0.001), metadata=self._metadata
+                answer = await getattr(self._open(), call.method)(
+                    call.request, timeout=max(left, 0.001), metadata=call.metadata
                 )
                 self._reached = True
+                _tell(logging.DEBUG, "answered", call, started)
                 return answer
             except grpc.aio.AioRpcError as error:
-                failure = _translate(error, self.url, limit)
+                failure = _translate(error, call, limit)
             pause = delay * (0.5 + random.random())
             if (
                 not retry
@@ -141,7 +149,9 @@ class Channel:
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
             ):
+                _tell(logging.INFO, f"failed: {failure}", call, started)
                 raise failure
+            _tell(logging.WARNING, f"trying again: {failure}", call, started)
             await asyncio.sleep(pause)
             delay = min(delay * 2, _LONGEST_DELAY)
 
@@ -161,14 +171,23 @@ class Channel:
             self._channel = self._stub = None
 
 
+def _tell(level: int, message: str, call: Call, started: float) -> None:
+    """Log a step of a call, with its id as a field."""
+    if _log.isEnabledFor(level):
+        told = {"call": call.name, "request_id": call.request_id, "tries": call.tries}
+        told["milliseconds"] = round(1e3 * (time.monotonic() - started), 3)
+        _log.log(level, "%s: %s", call.name, message, extra=told)
+
+
 def _translate(
-    error: grpc.aio.AioRpcError, url: str, limit: float
+    error: grpc.aio.AioRpcError, call: Call, limit: float
 ) -> TeranServerError | TeranInputError:
-    code, details = error.code(), error.details() or "no details"
+    code, details, url = error.code(), error.details() or "no details", call.url
+    told = f" (request {call.request_id})" if call.request_id else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TeranTimeoutError(f"no answer from {url} within {limit:g} s")
+        return TeranTimeoutError(f"no answer from {url} within {limit:g} s{told}")
     if code is grpc.StatusCode.UNAVAILABLE or any(mark in details for mark in _GONE):
         return TeranUnavailableError(f"{url} is not available: {details}")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return TeranInputError(f"the server refuses the request: {details}")
-    return TeranServerError(f"{url} failed ({code.name.lower()}): {details}")
+    return TeranServerError(f"{url} failed ({code.name.lower()}): {details}{told}")

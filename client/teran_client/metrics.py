@@ -12,6 +12,7 @@ from typing import Any
 
 from teran.errors import TeranError
 from teran.extras import needs
+from teran_client.call import Call
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -49,26 +50,17 @@ class ClientMetrics:
         )
 
     @contextmanager
-    def call(self, name: str, request: Any) -> Iterator["Call"]:
+    def call(self, call: Call) -> Iterator[None]:
         """Measure one request, from its first try to its answer or error."""
-        call, started = Call(), perf_counter()
-        self._sent.inc(request.ByteSize())
+        started = perf_counter()
+        self._sent.inc(call.request.ByteSize())
         with self._in_flight.track_inprogress():
             try:
-                yield call
+                yield
             except TeranError as error:
-                self._errors.labels(name, type(error).__name__).inc()
+                self._errors.labels(call.name, type(error).__name__).inc()
                 raise
             finally:
-                self._retries.labels(name).inc(max(call.tries - 1, 0))
-        self._seconds.labels(name).observe(perf_counter() - started)
+                self._retries.labels(call.name).inc(max(call.tries - 1, 0))
+        self._seconds.labels(call.name).observe(perf_counter() - started)
         self._received.inc(call.received)
-
-
-class Call:
-    """What is learnt of a request on the way."""
-
-    def __init__(self) -> None:
-        self.tries = 0
-        self.received = 0
-        """Bytes."""

@@ -14,6 +14,7 @@ from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
 from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
+from teran_client.tracing import ClientTracing
 
 Result = TypeVar("Result")
 _INTERRUPT_PATIENCE = 5.0
@@ -44,6 +45,7 @@ class TeranClient(GalleryVerbs):
         progress: bool = False,
         shared_memory: bool | Literal["cuda"] | None = None,
         metrics: ClientMetrics | None = None,
+        tracing: ClientTracing | None = None,
     ) -> None:
         """Prepare a client; see `AsyncTeranClient`."""
         self._client = AsyncTeranClient(
@@ -57,6 +59,7 @@ class TeranClient(GalleryVerbs):
             progress=progress,
             shared_memory=shared_memory,
             metrics=metrics,
+            tracing=tracing,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(

@@ -42,6 +42,8 @@ class Request:
     inputs: Arrays
     """`embeddings` (B, R, E), `boxes` (B, R, 4), `tokens` (B, R), `record` (B, 1): those given."""
     respond: Respond
+    id: str = ""
+    """What its client calls it in logs."""
 
     def get(self, name: str, kind: type, default: Any) -> Any:
         """A parameter.
@@ -62,6 +64,11 @@ class Request:
         if "embeddings" not in self.inputs:
             return "ping"
         return "upsert" if "record" in self.inputs else "search"
+
+    @property
+    def named_operation(self) -> str:
+        """The operation, whatever the client wrote there; for logs and metrics."""
+        return str(self.parameters.get("operation", self.default_operation))[:64]
 
     @property
     def gallery(self) -> str:
@@ -308,14 +315,13 @@ class GalleryService:
     def _told(self, request: Request, error: BaseException) -> TeranError:
         """What a client is told of an error; one that is not ours is a defect, and logged."""
         if not isinstance(error, TeranInputError | GalleryBusyError):
-            operation = request.parameters.get("operation", request.default_operation)
-            is_write = operation in _WRITES
+            is_write = request.named_operation in _WRITES
             self._recorder.add(
                 metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS
             )
         if isinstance(error, TeranError):
             return error
-        _log.error("a request failed", exc_info=error)
+        _log.error("a request failed", exc_info=error, extra={"request_id": request.id[:64]})
         return GalleryError(f"the gallery failed: {error}")
 
     def _record_searches(self, found: Sequence[Found]) -> None:

@@ -23,6 +23,7 @@ import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranInputError
 from teran.serving.metrics import IMAGE_REGIONS, Recorder
+from teran.serving.request_log import RequestLog
 from teran.serving.settings import THREADS_VARIABLE
 
 Arrays = dict[str, Any]
@@ -66,7 +67,7 @@ class EngineBackend(ABC):
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        self._recorder = Recorder(config["name"])
+        self._recorder, self._log = Recorder(config["name"]), RequestLog(config["name"])
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.input_names = [tensor["name"] for tensor in config["input"]]
         self.output_names = [tensor["name"] for tensor in config["output"]]
@@ -94,6 +95,7 @@ class EngineBackend(ABC):
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
         responses: list[Any] = [None] * len(requests)
+        refused: dict[int, TeranInputError] = {}
         accepted: list[tuple[int, Arrays]] = []
         for i, request in enumerate(requests):
             inputs = {
@@ -103,19 +105,27 @@ class EngineBackend(ABC):
             try:
                 self._check(inputs)
             except TeranInputError as error:
-                responses[i] = _refuse(str(error))
+                refused[i] = error
             else:
                 accepted.append((i, inputs))
+        failure: Exception | None = None
         try:
-            self._answer(requests, accepted, responses)
-        except Exception:  # Triton answers all of them with it, and counts none as a failure
-            self._record(len(requests), accepted, perf_counter() - started, len(accepted))
+            self._answer(requests, accepted, responses, refused)
+        except Exception as error:  # Triton answers all of them with it, and counts no failure
+            failure = error
             raise
-        self._record(len(requests), accepted, perf_counter() - started)
+        finally:
+            self._record(requests, accepted, refused, failure, perf_counter() - started)
+        for i, reason in refused.items():
+            responses[i] = _refuse(str(reason))
         return responses
 
     def _answer(
-        self, requests: list[Any], accepted: list[tuple[int, Arrays]], responses: list[Any]
+        self,
+        requests: list[Any],
+        accepted: list[tuple[int, Arrays]],
+        responses: list[Any],
+        refused: dict[int, TeranInputError],
     ) -> None:
         """Run what was accepted, and put every answer in its place."""
         batches = [accepted] if self._batched else [[one] for one in accepted]
@@ -127,16 +137,24 @@ class EngineBackend(ABC):
                     tensors = [self.write(name, value) for name, value in chosen.items()]
                     responses[i] = pb_utils.InferenceResponse(tensors)
                 else:
-                    responses[i] = _refuse("the inputs lead to no finite result")
+                    refused[i] = TeranInputError("the inputs lead to no finite result")
 
     def _record(
-        self, requests: int, accepted: list[tuple[int, Arrays]], seconds: float, failed: int = 0
+        self,
+        requests: list[Any],
+        accepted: list[tuple[int, Arrays]],
+        refused: dict[int, TeranInputError],
+        failure: Exception | None,
+        seconds: float,
     ) -> None:
         items = sum(len(inputs[self.input_names[0]]) for _, inputs in accepted)
-        self._recorder.execution(items, requests - len(accepted), seconds, failed)
+        failed = len(requests) - len(refused) if failure else 0
+        self._recorder.execution(items, len(refused), seconds, failed)
         for _, inputs in accepted:
             if "region_mask" in inputs:
                 self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))
+        for i, request in enumerate(requests):
+            self._log.request(request, seconds, refused.get(i, failure))
 
     def _run_batch(self, batch: list[tuple[int, Arrays]], runs: int) -> list[Arrays]:
         """Run the engine once and give every request its rows.

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from teran.extras import needs
+from teran.serving.logs import LogFormat, LogLevel
 
 
 def register(app: typer.Typer) -> None:
@@ -108,6 +109,31 @@ def serve(
         bool,
         typer.Option(envvar="TERAN_METRICS", help="Record what the health port tells at /metrics."),
     ] = True,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="TERAN_LOG_FORMAT", help="Text, or one JSON object a line.")
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(
+            envvar="TERAN_LOG_LEVEL",
+            help="Of the models: failures, at info refused requests too, at debug all of them.",
+        ),
+    ] = LogLevel.WARNING,
+    trace_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TERAN_TRACE_URL",
+            help="Where OpenTelemetry traces go, as http://collector:4318/v1/traces.",
+        ),
+    ] = None,
+    trace_rate: Annotated[
+        int,
+        typer.Option(
+            envvar="TERAN_TRACE_RATE",
+            min=1,
+            help="Trace one of so many requests, besides those that clients trace.",
+        ),
+    ] = 1000,
     verbose: Annotated[
         bool, typer.Option(envvar="TERAN_VERBOSE", help="Show Triton's whole log.")
     ] = False,
@@ -144,10 +170,14 @@ def serve(
         shutdown_timeout=shutdown_timeout,
         check_interval=check_interval,
         metrics=metrics,
+        log_format=log_format,
+        log_level=log_level,
+        trace_url=trace_url,
+        trace_rate=trace_rate,
         verbose=verbose,
         arguments=tuple(context.args),
     )
-    status = Supervisor(settings, lambda line: typer.echo(line)).run()
+    status = Supervisor(settings).run()
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 

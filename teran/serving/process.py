@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections import deque
@@ -18,6 +17,7 @@ import psutil
 
 from teran.errors import ServingError
 from teran.serving.installation import TritonInstallation
+from teran.serving.logs import LEVEL_VARIABLE, ServerLog
 from teran.serving.metrics import DIRECTORY_VARIABLE
 from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
@@ -30,9 +30,6 @@ RUNTIME_NAME = "teran-serve-{pid}-"
 _OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
-_IMPORTANT = re.compile(r"[EWF]\d{4} ")
-_NO_GPU = re.compile(r"CUDA|CudaDriver|pinned|NVML|DCGM")
-"""What Triton warns of on every host without a GPU."""
 _STUB_NAME = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
@@ -102,10 +99,14 @@ class TritonProcess:
     """A running server, its log, and the model processes it has started."""
 
     def __init__(
-        self, settings: ServeSettings, installation: TritonInstallation, metrics: Path | None = None
+        self,
+        settings: ServeSettings,
+        installation: TritonInstallation,
+        log: ServerLog,
+        metrics: Path | None = None,
     ) -> None:
         """Start the server; it is not ready yet. Its models record in the directory `metrics`."""
-        self._settings, self._metrics = settings, metrics
+        self._settings, self._log, self._metrics = settings, log, metrics
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
@@ -145,6 +146,7 @@ class TritonProcess:
             f"--exit-timeout-secs={int(s.shutdown_timeout)}",
             f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
             *s.security_arguments(),
+            *s.trace_arguments(),
             *s.arguments,
         ]
 
@@ -155,6 +157,7 @@ class TritonProcess:
         environment |= self._settings.gallery_environment()
         if self._metrics:
             environment[DIRECTORY_VARIABLE] = str(self._metrics)
+        environment[LEVEL_VARIABLE] = self._settings.log_level
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         return environment
@@ -163,9 +166,7 @@ class TritonProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._tail.append(line.rstrip())
-            if self._settings.verbose or (_IMPORTANT.match(line) and not _NO_GPU.search(line)):
-                with suppress(OSError, ValueError):  # nobody listens; Triton must not wait for us
-                    sys.stderr.write(line)
+            self._log.write_on(line.rstrip())
 
     @property
     def status(self) -> int | None:

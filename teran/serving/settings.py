@@ -3,8 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from teran.errors import ServingError
+from teran.serving.logs import LogFormat, LogLevel
 
 GALLERY_VARIABLE = "TERAN_GALLERY"
 """Environment variable that tells the gallery model its directory."""
@@ -78,6 +80,13 @@ class ServeSettings:
     """Seconds between canary inferences; a model process that vanishes is noticed at once."""
     metrics: bool = True
     """Whether models record what `/metrics` on the health port tells."""
+    log_format: LogFormat = LogFormat.TEXT
+    log_level: LogLevel = LogLevel.WARNING
+    """From which level on models write: failures, refused requests at info, all at debug."""
+    trace_url: str | None = None
+    """Where traces go: a collector's OTLP endpoint over HTTP, http://host:4318/v1/traces."""
+    trace_rate: int = 1000
+    """One of so many requests is traced; those that belong to a client's trace are always."""
     verbose: bool = False
     """Show Triton's informational log, not only its warnings and errors."""
     arguments: tuple[str, ...] = ()
@@ -127,6 +136,29 @@ class ServeSettings:
             flags += [f"--grpc-header-forward-pattern={WRITE_KEY_HEADER}"]
             flags += [f"--http-header-forward-pattern={WRITE_KEY_HEADER}"]
         return flags
+
+    def trace_arguments(self) -> list[str]:
+        """Triton's flags for OpenTelemetry.
+
+        Raises:
+            ServingError: the address has no scheme or host.
+        """
+        if self.trace_url is None:
+            return []
+        parts = urlsplit(self.trace_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ServingError(
+                f"--trace-url is {self.trace_url!r}, expected something like "
+                "http://collector:4318/v1/traces"
+            )
+        settings = {
+            "mode": "opentelemetry",
+            "level": "TIMESTAMPS",
+            "rate": str(self.trace_rate),
+            "opentelemetry,url": self.trace_url,
+            "opentelemetry,resource": "service.name=teran",
+        }
+        return [f"--trace-config={name}={value}" for name, value in settings.items()]
 
     @property
     def is_exposed(self) -> bool:

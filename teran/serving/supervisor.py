@@ -24,6 +24,7 @@ from teran.serving import installation, process
 from teran.serving.canary import Canary, Health, connect, read_canaries
 from teran.serving.exposition import Exposition
 from teran.serving.health import HealthServer, HealthState
+from teran.serving.logs import ServerLog
 from teran.serving.process import TritonProcess
 from teran.serving.repository import check_repository
 from teran.serving.settings import ADMIN_KEY_HEADER, ServeSettings
@@ -34,13 +35,12 @@ _SLOW_LIMIT = 3
 """So many canaries in a row unanswered, with nothing else answered either, and a model is dead."""
 _RESTARTS, _RESTART_WINDOW = 3, 300.0
 """More restarts within so many seconds mean that they do not help."""
-Report = Callable[[str], None]
 
 
 class Supervisor:
     """Serves one repository."""
 
-    def __init__(self, settings: ServeSettings, report: Report = lambda _: None) -> None:
+    def __init__(self, settings: ServeSettings) -> None:
         """Check what can be checked before anything is started.
 
         Raises:
@@ -55,10 +55,12 @@ class Supervisor:
             gallery=settings.gallery_directory(),
         )
         settings.security_arguments()
+        settings.trace_arguments()
         self._installation = installation.find()
         self._canaries = read_canaries(settings.repository)
         self.settings = _resolve_ports(settings)
-        self._report = report
+        self._log = ServerLog(settings.log_format, verbose=settings.verbose)
+        self._report = self._log.say
         self._state = HealthState()
         self._stop = threading.Event()
         self._signals = 0
@@ -112,7 +114,7 @@ class Supervisor:
         restarts: deque[float] = deque(maxlen=_RESTARTS)
         while True:
             recorded = self._recorded if self.settings.metrics else None
-            self._process = TritonProcess(self.settings, self._installation, recorded)
+            self._process = TritonProcess(self.settings, self._installation, self._log, recorded)
             self._kill = self._process.kill
             try:
                 self._wait_until_ready()

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2
 from teran.errors import ServingError
 from teran.serving import installation
 from teran.serving.background import BackgroundServer, background_server
+from teran.serving.logs import ServerLog
 from teran.serving.process import TritonProcess, free_port
 from teran.serving.settings import ServeSettings
 from tests.data import images
@@ -48,7 +49,7 @@ def secured(repository: Path, certificate: Path) -> Iterator[str]:
         "--grpc-restricted-protocol=inference:teran-key=secret",
     )
     settings = ServeSettings(repository, host, grpc, http, metrics, health, arguments=flags)
-    process = TritonProcess(settings, installation.find())
+    process = TritonProcess(settings, installation.find(), ServerLog())
     url = f"localhost:{grpc}"
     try:
         with TeranClient(url, tls=Tls(certificate / "cert.pem")) as probe:

@@ -18,6 +18,7 @@ from teran.gallery.kernels import kernel
 from teran.gallery.service import Arrays, GalleryService, Request, Respond
 from teran.serving import settings
 from teran.serving.metrics import Recorder
+from teran.serving.request_log import RequestLog
 from teran.serving.settings import THREADS_VARIABLE
 
 _REPORT_EVERY = 1.0
@@ -37,7 +38,7 @@ class TritonPythonModel:
         values = {name: entry["string_value"] for name, entry in parameters.items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
         self._galleries = _open_galleries(model)
-        self._recorder = Recorder("gallery")
+        self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(
             self._galleries,
             model.embed_dim,
@@ -49,14 +50,19 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
         answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
-        self._service.handle(
-            [_read(one, answer.set_result) for one, answer in zip(requests, answers, strict=True)]
-        )
+        read = [
+            _read(one, answer.set_result) for one, answer in zip(requests, answers, strict=True)
+        ]
+        self._service.handle(read)
         told = [answer.result() for answer in answers]
         items = sum(len(next(iter(one.values()))) for one in told if isinstance(one, dict))
         refused = sum(isinstance(one, TeranInputError) for one in told)
         failed = sum(isinstance(one, TeranError) for one in told) - refused
-        self._recorder.execution(items, refused, perf_counter() - started, failed)
+        seconds = perf_counter() - started
+        self._recorder.execution(items, refused, seconds, failed)
+        for request, asked, answer in zip(requests, read, told, strict=True):
+            error = answer if isinstance(answer, TeranError) else None
+            self._log.request(request, seconds, error, operation=asked.named_operation)
         if monotonic() - self._reported > _REPORT_EVERY:
             self._reported = monotonic()
             with suppress(OSError):  # files come and go meanwhile
@@ -92,7 +98,8 @@ def _open_galleries(model: Model) -> Galleries:
 def _read(request: Any, respond: Respond) -> Request:
     tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in _INPUTS}
     inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-    return Request(json.loads(request.parameters() or "{}"), inputs, respond)
+    parameters = json.loads(request.parameters() or "{}")
+    return Request(parameters, inputs, respond, request.request_id())
 
 
 def _response(answer: Arrays | TeranError) -> Any:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from teran.errors import TeranInputError
 from teran.serving.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
+from teran.serving.request_log import RequestLog
 from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
 
 
@@ -23,7 +24,7 @@ class TritonPythonModel:
         limit = int(parameters["max_word_pieces"]["string_value"])
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer = CaptionTokenizer(tokenizer, limit)
-        self._recorder = Recorder("tokenizer")
+        self._recorder, self._log = Recorder("tokenizer"), RequestLog("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
@@ -41,25 +42,28 @@ class TritonPythonModel:
             verbatim += [_is_verbatim(request)] * len(texts)
         split = list(self._tokenizer.split(captions, verbatim))
         rows = iter(split)
-        responses = [
-            _refuse(count)
+        answers = [
+            count
             if isinstance(count, TeranInputError)
-            else self._answer(request, islice(rows, count))
+            else self._answer(request, list(islice(rows, count)))
             for request, count in zip(requests, read, strict=True)
         ]
         pieces = [row for row in split if isinstance(row, Pieces)]
         self._recorder.observe(CAPTION_WORD_PIECES, (len(row.ids) for row in pieces))
         self._recorder.add(CAPTIONS_TRUNCATED, sum(row.truncated for row in pieces))
-        refused = sum(response.has_error() for response in responses)
-        self._recorder.execution(len(captions), refused, perf_counter() - started)
-        return responses
+        errors = [answer if isinstance(answer, TeranInputError) else None for answer in answers]
+        seconds = perf_counter() - started
+        self._recorder.execution(len(captions), len(errors) - errors.count(None), seconds)
+        for request, error in zip(requests, errors, strict=True):
+            self._log.request(request, seconds, error)
+        return [_refuse(one) if isinstance(one, TeranInputError) else one for one in answers]
 
-    def _answer(self, request: Any, rows: "islice[Pieces | TeranInputError]") -> Any:
-        """One request's response, padded to its own bucket."""
+    def _answer(self, request: Any, rows: list[Pieces | TeranInputError]) -> Any:
+        """One request's response, padded to its own bucket, or why there is none."""
         pieces = []
-        for row in list(rows):
+        for row in rows:
             if isinstance(row, TeranInputError):
-                return _refuse(row)
+                return row
             pieces.append(row)
         batch = self._tokenizer.pad(pieces)
         tensors = [

@@ -1,0 +1,107 @@
+"""What `teran serve` writes: its own lines, Triton's and the models', as text or as JSON.
+
+A model writes JSON on its standard error, which is Triton's, and which the supervisor reads. So
+lines of all three come out in one format, and what concerns a request has its id.
+"""
+
+import json
+import re
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+LEVEL_VARIABLE = "TERAN_LOG_LEVEL"
+"""Environment variable that tells models from which level on to write."""
+_TRITON_LINE = re.compile(r"([EWIF])\d{4} [\d:.]+ \d+ (\S+)\] (.*)")
+_TRITON_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
+_LIBRARY_ERROR = "[Error] "
+"""How OpenTelemetry's library, inside Triton, says that traces can't be delivered."""
+_NO_GPU = re.compile(r"CUDA|CudaDriver|pinned|NVML|DCGM")
+"""What Triton warns of on every host without a GPU."""
+
+
+class LogFormat(StrEnum):
+    """How lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which level on models write."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    DEBUG = "debug"
+
+
+class ServerLog:
+    """Writes the supervisor's own lines to the standard output, all others to the error output."""
+
+    def __init__(self, format_: LogFormat = LogFormat.TEXT, *, verbose: bool = False) -> None:
+        """Write in a format; Triton's informational lines only if `verbose`."""
+        self._format, self._verbose = format_, verbose
+
+    def say(self, message: str) -> None:
+        """One line of the supervisor."""
+        if self._format is LogFormat.JSON:
+            message = _json({"level": "INFO", "source": "supervisor", "message": message})
+        print(message, flush=True)
+
+    def write_on(self, line: str) -> None:
+        """A line that Triton's process has written, if it is worth it."""
+        if told := _model_line(line):
+            text = _json(told) if self._format is LogFormat.JSON else _text(told)
+        else:
+            match = _TRITON_LINE.match(line)
+            is_error = match[1] != "I" if match else line.startswith(_LIBRARY_ERROR)
+            if not line or (not self._verbose and (not is_error or _NO_GPU.search(line))):
+                return
+            text = _json(_triton_line(line)) if self._format is LogFormat.JSON else line
+        with suppress(OSError, ValueError):  # nobody listens; Triton must not wait for us
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+def _json(fields: dict[str, Any]) -> str:
+    return json.dumps(
+        {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields, ensure_ascii=False
+    )
+
+
+def _text(told: dict[str, Any]) -> str:
+    """A model's line; what a client has sent can't break it in two."""
+    rest = {k: v for k, v in told.items() if k not in ("time", "level", "source", "message")}
+    line = f"{told.get('level', '').lower()}: {told['source']}: {told.get('message')}"
+    pairs = " ".join(f"{key}={value}" for key, value in rest.items())
+    return json.dumps(f"{line} {pairs}".rstrip(), ensure_ascii=False)[1:-1]
+
+
+def _model_line(line: str) -> dict[str, Any] | None:
+    """What a model has written, or None where another wrote the line."""
+    if not line.startswith('{"level"'):
+        return None
+    with suppress(ValueError):
+        told = json.loads(line)
+        if isinstance(told, dict) and "source" in told:
+            return told
+    return None
+
+
+def _triton_line(line: str) -> dict[str, Any]:
+    match = _TRITON_LINE.match(line)
+    if not match:
+        level = "ERROR" if line.startswith(_LIBRARY_ERROR) else "INFO"
+        return {"level": level, "source": "tritonserver", "message": line}
+    message = match[3]
+    with suppress(ValueError):  # Triton writes it with quotes, escaped like JSON
+        message = str(json.loads(message))
+    return {
+        "level": _TRITON_LEVELS[match[1]],
+        "source": "tritonserver",
+        "message": message,
+        "file": match[2],
+    }

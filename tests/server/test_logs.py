@@ -1,0 +1,112 @@
+"""Lines of client, server and models about one request, tied together by its id."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from teran_client import Entry, TeranClient, TeranInputError
+from teran_client.protocol import caption_inputs, infer_request
+from tritonclient.grpc import service_pb2_grpc
+
+from teran.serving.background import BackgroundServer, background_server
+from tests.data import images
+
+SEARCH_MODELS = ["tokenizer", "textual_encoder", "gallery"]
+
+
+def serve(repository: Path, folder: Path, *flags: str) -> Iterator[tuple[BackgroundServer, Path]]:
+    gallery = ("--gallery", str(folder / "gallery"))
+    with background_server(repository, *gallery, *flags, log=folder / "log") as running:
+        with TeranClient(running.url) as client:
+            client.index([Entry(image, image.name) for image in images(3)])
+        yield running, folder / "log"
+
+
+@pytest.fixture(scope="module")
+def json_server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[BackgroundServer, Path]]:
+    flags = ("--log-format", "json", "--log-level", "debug", "--verbose")
+    yield from serve(repository, tmp_path_factory.mktemp("json"), *flags)
+
+
+def lines_of(log: Path, request_id: str, count: int) -> list[dict[str, Any]]:
+    """What the server has written about a request."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = [json.loads(line) for line in log.read_text().split("\n") if line]
+        found = [line for line in lines if line.get("request_id") == request_id]
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < deadline, f"{found}, expected {count} lines"
+        time.sleep(0.1)
+
+
+def identifier_of(caplog: pytest.LogCaptureFixture, call: str) -> str:
+    found = [one for one in caplog.records if getattr(one, "call", None) == call]
+    assert len(found) == 1
+    return str(vars(found[0])["request_id"])
+
+
+def test_a_request_can_be_followed(
+    json_server: tuple[BackgroundServer, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, log = json_server
+    with TeranClient(server.url) as client, caplog.at_level(logging.DEBUG, "teran_client"):
+        client.search("a dog runs")
+    told = lines_of(log, identifier_of(caplog, "search"), len(SEARCH_MODELS))
+    assert [line["source"] for line in told] == SEARCH_MODELS
+    assert all(line["message"] == "answered" and line["milliseconds"] > 0 for line in told)
+    assert told[-1]["operation"] == "search"
+
+
+def test_a_refusal_names_its_reason(
+    json_server: tuple[BackgroundServer, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, log = json_server
+    with (
+        TeranClient(server.url) as client,
+        caplog.at_level(logging.INFO, "teran_client"),
+        pytest.raises(TeranInputError, match="no word to align"),
+    ):
+        client.encode_captions("!")
+    (line,) = lines_of(log, identifier_of(caplog, "encode_caption"), 1)
+    assert (line["source"], line["level"]) == ("tokenizer", "INFO")
+    assert "no word to align" in line["message"]
+
+
+def test_nothing_a_client_sends_breaks_a_line(
+    json_server: tuple[BackgroundServer, Path],
+) -> None:
+    server, log = json_server
+    outputs = ("word_embeddings", "word_mask", "tokens", "truncated")
+    request = infer_request("encode_caption", caption_inputs(["a dog"]), outputs)
+    request.id = 'a\nb"\u2028' + "x" * 10_000
+    with grpc.insecure_channel(server.url) as channel:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+    told = lines_of(log, request.id[:64], 1)  # every line of the log could be read
+    assert told[0]["source"] == "tokenizer"
+
+
+def test_all_sources_write_json(json_server: tuple[BackgroundServer, Path]) -> None:
+    lines = [json.loads(line) for line in json_server[1].read_text().split("\n") if line]
+    assert {"supervisor", "tritonserver", "tokenizer"} <= {line["source"] for line in lines}
+    assert all(line["time"] and line["level"] and line["message"] for line in lines)
+
+
+def test_text_shows_refusals_where_asked(repository: Path, tmp_path: Path) -> None:
+    for server, log in serve(repository, tmp_path, "--log-level", "info"):
+        with TeranClient(server.url) as client:
+            client.search("a dog runs")
+            with pytest.raises(TeranInputError):
+                client.search("a dog", gallery="cellar")
+        time.sleep(0.5)
+        told = [line for line in log.read_text().split("\n") if "request_id=" in line]
+        assert len(told) == 1
+        assert told[0].startswith("info: gallery: there is no gallery 'cellar'")
+        assert "operation=search" in told[0]
