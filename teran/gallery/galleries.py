@@ -218,6 +218,25 @@ class LocalGalleries(Galleries):
             gallery.maintain()
 
 
+def holder_of(root: Path) -> str | None:
+    """The process that has a directory open, as far as it has told, or None."""
+    try:
+        descriptor = os.open(root / "LOCK", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+
+
 def take(path: Path) -> int:
     """Lock a directory for this process.
 
@@ -228,10 +247,10 @@ def take(path: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        holder = _holder(descriptor)
         os.close(descriptor)
         raise GalleryError(
-            f"{path.parent} is in use by {holder or 'another process'}; give this server another "
+            f"{path.parent} is in use by {holder}; give this server another "
             "directory with --gallery"
         ) from error
     os.ftruncate(descriptor, 0)

@@ -1,5 +1,8 @@
-"""`teran serve`."""
+"""`teran serve`, and what goes with it: `doctor`, `status`, `move-gallery`."""
 
+import json
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +10,23 @@ import typer
 
 from teran.extras import needs
 from teran.serving.logs import LogFormat, LogLevel
+from teran.serving.options import (
+    AdminKey,
+    Gallery,
+    GalleryApiKey,
+    GalleryDevice,
+    GalleryUrl,
+    GrpcPort,
+    HealthPort,
+    Host,
+    HttpPort,
+    MetricsPort,
+    Repository,
+    Threads,
+    TlsCertificate,
+    TlsKey,
+    WriteKey,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -14,39 +34,20 @@ def register(app: typer.Typer) -> None:
     app.command(
         context_settings={"allow_extra_args": True, "ignore_unknown_options": False},
     )(serve)
+    app.command()(doctor)
+    app.command()(status)
     app.command("move-gallery")(move_gallery)
 
 
 def serve(
     context: typer.Context,
-    repository: Annotated[
-        Path, typer.Argument(envvar="TERAN_REPOSITORY", help="What `teran export` published.")
-    ],
-    host: Annotated[
-        str, typer.Option(envvar="TERAN_HOST", help="Address to listen on.")
-    ] = "127.0.0.1",
-    grpc_port: Annotated[
-        int, typer.Option(envvar="TERAN_GRPC_PORT", min=0, max=65535, help="0: a free one.")
-    ] = 8001,
-    http_port: Annotated[
-        int, typer.Option(envvar="TERAN_HTTP_PORT", min=0, max=65535, help="0: a free one.")
-    ] = 8000,
-    metrics_port: Annotated[
-        int, typer.Option(envvar="TERAN_METRICS_PORT", min=0, max=65535, help="0: a free one.")
-    ] = 8002,
-    health_port: Annotated[
-        int,
-        typer.Option(
-            envvar="TERAN_HEALTH_PORT", min=0, max=65535, help="Truthful readiness. 0: a free one."
-        ),
-    ] = 8003,
-    gallery: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="TERAN_GALLERY",
-            help="Directory of the galleries; by default REPOSITORY.gallery.",
-        ),
-    ] = None,
+    repository: Repository,
+    host: Host = "127.0.0.1",
+    grpc_port: GrpcPort = 8001,
+    http_port: HttpPort = 8000,
+    metrics_port: MetricsPort = 8002,
+    health_port: HealthPort = 8003,
+    gallery: Gallery = None,
     gallery_flush: Annotated[
         bool,
         typer.Option(
@@ -54,46 +55,21 @@ def serve(
             help="Acknowledge a write only when it would survive a loss of power.",
         ),
     ] = False,
-    gallery_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TERAN_GALLERY_URL",
-            help="A Qdrant cluster that holds the galleries, http://host:6333, not the directory.",
-        ),
-    ] = None,
-    gallery_api_key: Annotated[
-        str | None, typer.Option(envvar="TERAN_GALLERY_API_KEY", help="The cluster's key.")
-    ] = None,
-    gallery_device: Annotated[
-        str,
-        typer.Option(envvar="TERAN_GALLERY_DEVICE", help="Where to scan: cpu, cuda or cuda:N."),
-    ] = "cpu",
+    gallery_url: GalleryUrl = None,
+    gallery_api_key: GalleryApiKey = None,
+    gallery_device: GalleryDevice = "cpu",
     gallery_precision: Annotated[
         str,
         typer.Option(envvar="TERAN_GALLERY_PRECISION", help="Of a GPU's copy: fp16, bf16 or fp8."),
     ] = "fp16",
-    tls_certificate: Annotated[
-        Path | None,
-        typer.Option(envvar="TERAN_TLS_CERTIFICATE", help="PEM file; switches TLS on for gRPC."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(envvar="TERAN_TLS_KEY", help="The certificate's private key.")
-    ] = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     tls_name: Annotated[
         str, typer.Option(envvar="TERAN_TLS_NAME", help="A host name in the certificate.")
     ] = "localhost",
-    admin_key: Annotated[
-        str | None,
-        typer.Option(envvar="TERAN_ADMIN_KEY", help="Asked for by calls that load models."),
-    ] = None,
-    write_key: Annotated[
-        str | None,
-        typer.Option(envvar="TERAN_WRITE_KEY", help="Asked for by calls that change galleries."),
-    ] = None,
-    threads: Annotated[
-        int,
-        typer.Option(envvar="TERAN_THREADS", min=0, help="For all engines together; 0: all cores."),
-    ] = 0,
+    admin_key: AdminKey = None,
+    write_key: WriteKey = None,
+    threads: Threads = 0,
     startup_timeout: Annotated[
         float, typer.Option(envvar="TERAN_STARTUP_TIMEOUT", help="Seconds until it must be ready.")
     ] = 300.0,
@@ -181,6 +157,111 @@ def serve(
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 
+def doctor(
+    repository: Repository = Path("repository"),
+    host: Host = "127.0.0.1",
+    grpc_port: GrpcPort = 8001,
+    http_port: HttpPort = 8000,
+    metrics_port: MetricsPort = 8002,
+    health_port: HealthPort = 8003,
+    gallery: Gallery = None,
+    gallery_url: GalleryUrl = None,
+    gallery_device: GalleryDevice = "cpu",
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    admin_key: AdminKey = None,
+    write_key: WriteKey = None,
+    threads: Threads = 0,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check whether `teran serve` would work here with the same options, and say what to do.
+
+    Exit status 1 where it would not.
+
+    Example: teran doctor build/repository --grpc-port 9001
+    """
+    with needs("server"):
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        from teran.serving.doctor import Verdict, examine
+        from teran.serving.settings import ServeSettings
+    settings = ServeSettings(
+        repository=repository,
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        health_port=health_port,
+        gallery=gallery,
+        gallery_url=gallery_url,
+        gallery_device=gallery_device,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        admin_key=admin_key,
+        write_key=write_key,
+        threads=threads,
+    )
+    findings = list(examine(settings))
+    errors = sum(one.verdict is Verdict.ERROR for one in findings)
+    if json_:
+        typer.echo(json.dumps([asdict(one) for one in findings], indent=2))
+        raise typer.Exit(int(errors > 0))
+    colors = {Verdict.GOOD: "green", Verdict.WARNING: "yellow", Verdict.ERROR: "red"}
+    table = Table(box=None, show_header=False)
+    for one in findings:
+        told = Text(one.message, overflow="fold")
+        if one.advice:
+            told.append(f"\n→ {one.advice}", style="bold")
+        table.add_row(Text(one.verdict, style=colors[one.verdict]), one.subject, told)
+    Console().print(table)
+    warnings = sum(one.verdict is Verdict.WARNING for one in findings)
+    typer.echo(f"errors: {errors}, warnings: {warnings}")
+    raise typer.Exit(int(errors > 0))
+
+
+def status(
+    host: Annotated[str, typer.Option(envvar="TERAN_HOST", help="The server.")] = "127.0.0.1",
+    metrics_port: MetricsPort = 8002,
+    health_port: HealthPort = 8003,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two readings.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show one interval, and end.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for every interval.")
+    ] = False,
+) -> None:
+    """Show what a server does: its models, rates, times and galleries. Ctrl-C ends it.
+
+    Exit status 1 where the server is not ready at the end.
+
+    Example: teran status --once --json
+    """
+    with needs("server"):
+        from rich.console import Console
+        from rich.live import Live
+
+        from teran.serving.status import Status, render, watch
+    urls = [f"http://{host}:{port}/metrics" for port in (metrics_port, health_port)]
+    ready = False
+    with (
+        Live(console=Console(quiet=json_), auto_refresh=False) as live,
+        suppress(KeyboardInterrupt),
+    ):
+        for shown in watch(*urls, interval=interval):
+            if not isinstance(shown, Status) and once:
+                raise shown
+            ready = isinstance(shown, Status) and shown.ready
+            if json_:
+                told = asdict(shown) if isinstance(shown, Status) else {"error": str(shown)}
+                typer.echo(json.dumps(told))
+            else:
+                live.update(render(shown), refresh=True)
+            if once:
+                break
+    raise typer.Exit(0 if ready else 1)
+
+
 def move_gallery(
     directory: Annotated[
         Path, typer.Argument(envvar="TERAN_GALLERY", help="Of galleries that no server uses now.")
@@ -189,9 +270,7 @@ def move_gallery(
         str, typer.Option(envvar="TERAN_GALLERY_URL", help="The cluster, http://host:6333.")
     ],
     gallery: Annotated[str, typer.Option("--gallery", "-g", help="Its name.")] = "default",
-    gallery_api_key: Annotated[
-        str | None, typer.Option(envvar="TERAN_GALLERY_API_KEY", help="The cluster's key.")
-    ] = None,
+    gallery_api_key: GalleryApiKey = None,
 ) -> None:
     """Copy a gallery from a directory into a Qdrant cluster; repeat it where it was interrupted.
 

@@ -50,19 +50,23 @@ def require_shared_memory(least: int = LEAST_SHARED_MEMORY) -> None:
         )
 
 
-def remove_leftovers() -> list[str]:
-    """Remove the shared memory and folders of servers that were killed; returns what went."""
+def leftovers() -> list[Path]:
+    """Shared memory and folders of servers that were killed."""
+    found = (*_SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*"))
+    owners = ((path, _OWNER.match(path.name)) for path in found)
+    return [path for path, owner in owners if owner and not psutil.pid_exists(int(owner[1]))]
+
+
+def remove_leftovers() -> list[Path]:
+    """Remove what killed servers left behind; returns what went."""
     removed = []
-    for path in (*_SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*")):
-        owner = _OWNER.match(path.name)
-        if not owner or psutil.pid_exists(int(owner[1])):
-            continue
+    for path in leftovers():
         with suppress(OSError):  # another user's, or gone already
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-            removed.append(str(path))
+            removed.append(path)
     return removed
 
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from teran.errors import ServingError
@@ -43,6 +44,8 @@ def available_cores() -> int:
 @dataclass(frozen=True)
 class ServeSettings:
     """How to run the server. Ports of 0 stand for free ones."""
+
+    PORTS: ClassVar = ("grpc_port", "http_port", "metrics_port", "health_port")
 
     repository: Path
     host: str = "127.0.0.1"

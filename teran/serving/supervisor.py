@@ -267,7 +267,7 @@ class Supervisor:
 def _resolve_ports(settings: ServeSettings) -> ServeSettings:
     """Replace ports of 0 by free ones, and check the others."""
     ports = {}
-    for name in ("grpc_port", "http_port", "metrics_port", "health_port"):
+    for name in ServeSettings.PORTS:
         port = getattr(settings, name)
         if port:
             process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
