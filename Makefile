@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train-demo test check format bench container clean
+.PHONY: help setup demo monitor train-demo test check format bench container clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +21,9 @@ $(READY): pyproject.toml constraints.txt hatch_build.py teran/gallery/kernels/sc
 
 demo: $(READY) ## Export, serve, search 1,000 unseen scenes, write a page
 	$(BIN)/python -m examples.scenes.demo
+
+monitor: $(READY) ## Serve under load with Prometheus beside it, and show what happens (SECONDS=60)
+	$(BIN)/python -m monitoring.live --seconds $(SECONDS)
 
 train-demo: $(READY) ## Train the demo's model again, on the CPU
 	$(BIN)/python -m examples.scenes.train

@@ -215,8 +215,8 @@ def render(status: Status | TeranUnavailableError) -> Group:
     )
     models = Table(box=None, header_style="bold")
     models.add_column("model", no_wrap=True)
-    for column in ("req/s", "refused/s", "failed/s", "queue", "mean", "p50", "p99", "items"):
-        models.add_column(column, justify="right")
+    for column in ("req/s", "refused", "failed", "queue", "mean", "p50", "p99", "items"):
+        models.add_column(column, justify="right", no_wrap=True)
     for one in status.models:
         name = Text(one.name, "red" if one.ready is False else "")
         rates = (one.requests_per_second, one.refused_per_second, one.failed_per_second)
@@ -224,7 +224,7 @@ def render(status: Status | TeranUnavailableError) -> Group:
         models.add_row(
             name,
             *(f"{rate:.1f}" for rate in rates),
-            *("" if one_time is None else f"{one_time:.1f} ms" for one_time in times),
+            *("" if each is None else f"{each:.1f}ms" for each in times),
             "" if one.items_per_execution is None else f"{one.items_per_execution:.1f}",
         )
     galleries = Table("gallery", box=None, header_style="bold")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from monitoring.local import addresses, prometheus, until
 from teran.serving.background import background_server
-from tests.monitoring.conftest import addresses, prometheus, until
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("installed")]
 
 
 def test_a_server_that_is_gone_is_warned_of(

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,6 +20,21 @@ def test_rules_do_what_their_tests_say() -> None:
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: apt install prometheus)")
     command = [promtool, "test", "rules", str(MONITORING / "rules_test.yml")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus-kubernetes.yml"])
+def test_configurations_are_right(name: str, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: apt install prometheus)")
+    config = yaml.safe_load((MONITORING / name).read_text())
+    for job in config["scrape_configs"]:  # Debian builds its Prometheus without Kubernetes
+        assert ("static_configs" in job) is not (job.pop("kubernetes_sd_configs", None) is not None)
+    (tmp_path / name).write_text(yaml.safe_dump(config))
+    shutil.copy(MONITORING / "rules.yml", tmp_path)
+    command = [promtool, "check", "config", str(tmp_path / name)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

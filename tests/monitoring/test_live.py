@@ -14,55 +14,33 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from teran_client import Entry, TeranClient, TeranError, TeranInputError
+from teran_client import TeranClient, TeranInputError
 
 from monitoring import dashboard
+from monitoring.load import MixedLoad
+from monitoring.local import Prometheus, addresses, prometheus, until
 from teran.serving.background import BackgroundServer, background_server
 from tests.data import captions, images
-from tests.monitoring.conftest import MONITORING, Prometheus, addresses, prometheus, until
+from tests.monitoring.conftest import MONITORING
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("installed")]
 RESERVE = 256 << 20
 
 
-class Load:
-    """Every kind of request, over and over."""
+class Load(MixedLoad):
+    """Also sends what must be refused, where it is told to."""
+
+    wrong = False
 
     def __init__(self, url: str) -> None:
-        self._url, self._stop = url, threading.Event()
-        self.rounds = 0
-        self.error: TeranError | None = None
-        self.wrong = False
-        """Whether to send what must be refused, rather than what is right."""
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        super().__init__(url, images(12), captions(12))
 
-    def _run(self) -> None:
-        pictures, said = images(12), captions(12)
-        with TeranClient(self._url, timeout=20, retries=0) as client:
-            for i in range(10**9):
-                if self._stop.is_set():
-                    return
-                try:
-                    if self.wrong:
-                        with pytest.raises(TeranInputError):
-                            client.match(pictures[0], "!")
-                        continue
-                    client.index([Entry(one, f"i{n}") for n, one in enumerate(pictures)])
-                    client.index(
-                        [Entry(one, f"c{n}") for n, one in enumerate(said)], gallery="said"
-                    )
-                    client.search(said[i % len(said)])
-                    client.search(said[0], min_score_per_word=2)  # nothing is as good
-                    client.match(pictures[0], said[1])
-                    client.delete("i0")
-                    self.rounds += 1
-                except TeranError as error:
-                    self.error = error
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
+    def round(self, client: TeranClient, i: int) -> None:
+        if not self.wrong:
+            super().round(client, i)
+            return
+        with pytest.raises(TeranInputError):
+            client.match(images(1)[0], "!")
 
 
 @pytest.fixture(scope="module")
