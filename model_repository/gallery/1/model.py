@@ -66,7 +66,7 @@ class TritonPythonModel:
         if monotonic() - self._reported > _REPORT_EVERY:
             self._reported = monotonic()
             with suppress(OSError):  # files come and go meanwhile
-                self._recorder.report_galleries(self._galleries.info())
+                self._recorder.report_galleries(self._galleries.info)
         return [_response(one) for one in told]
 
     def finalize(self) -> None:
