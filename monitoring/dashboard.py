@@ -65,6 +65,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Regions of an image", quantiles("teran_image_regions")),
     ],
     "Search": [
+        Panel("Time of a search", quantiles("teran_search_seconds"), "s"),
         Panel(
             "Searches",
             {

@@ -105,7 +105,8 @@ def _run(repository: Path | None, seconds: float, clients: int, picture: Path | 
                 f"The dashboard's panels, drawn by `make monitor` ({moment}): "
                 f"the demo's model under {clients} clients; windows of seconds, not minutes"
             )
-            draw(watcher, started + _WARM_UP, time.time(), picture, title)
+            end = time.time()
+            draw(watcher, min(started + _WARM_UP, end - 2), end, picture, title)
             console.print(f"drawn: {picture}")
 
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import yaml
 
 from teran.errors import ServingError
 from teran.serving.background import BackgroundServer
+from teran.serving.health import fetch
 from teran.serving.process import free_port
 
 _HERE = Path(__file__).parent
@@ -31,10 +31,16 @@ class Prometheus:
     url: str
 
     def get(self, path: str, **parameters: str) -> Any:
-        """What its API answers."""
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
-            return json.load(answer)["data"]
+        """What its API answers.
+
+        Raises:
+            ServingError: it does not, or refuses the question.
+        """
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            return json.loads(fetch(url, timeout=10))["data"]
+        except OSError as error:
+            raise ServingError(f"Prometheus does not answer: {error}") from error
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series an expression gives just now."""
@@ -56,7 +62,7 @@ class Prometheus:
         """Whether it takes queries yet."""
         try:
             return bool(self.query("up"))
-        except OSError:
+        except ServingError:
             return False
 
 

@@ -1,5 +1,7 @@
 """The TERAN client: encode, score, match and rank images and captions over gRPC. Needs no torch."""
 
+import logging
+
 from teran.errors import (
     TeranError,
     TeranInputError,
@@ -12,6 +14,8 @@ from teran_client.gallery import Entry
 from teran_client.images import ImageRegions
 from teran_client.results import EncodedCaption, Hit, Match, Profile, Ranked, SearchResult
 from teran_client.sync import TeranClient
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program asks for our lines
 
 __all__ = [
     "AsyncTeranClient",

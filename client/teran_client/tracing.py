@@ -25,8 +25,10 @@ class ClientTracing:
             tracer_provider: an `opentelemetry.trace.TracerProvider`; by default the global one.
         """
         with needs("tracing"):
-            from opentelemetry import propagate, trace
-        self._trace, self._inject = trace, propagate.inject
+            from opentelemetry import trace
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        # Triton reads this format only, whatever the process sends to others.
+        self._trace, self._inject = trace, TraceContextTextMapPropagator().inject
         self._tracer = trace.get_tracer("teran_client", tracer_provider=tracer_provider)
 
     @contextmanager

@@ -5,7 +5,6 @@ answered together; writes go to the writing thread and are answered when they ar
 """
 
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -26,7 +25,6 @@ from teran.serving import metrics
 from teran.serving.metrics import Recorder
 from teran.serving.settings import WRITE_KEY_HEADER
 
-_log = logging.getLogger(__name__)
 _WRITES = {"upsert", "delete", "alias", "drop", "snapshot", "restore"}
 Arrays = dict[str, npt.NDArray[Any]]
 _Set = tuple[Floats, Sequence[str]]
@@ -40,10 +38,9 @@ class Request:
 
     parameters: Mapping[str, Any]
     inputs: Arrays
-    """`embeddings` (B, R, E), `boxes` (B, R, 4), `tokens` (B, R), `record` (B, 1): those given."""
+    """`embeddings` (B, R, E), `boxes` (B, R, 4), `tokens` (B, R), `record` (B, 1), `accepted_at`
+    (B, 1): those given."""
     respond: Respond
-    id: str = ""
-    """What its client calls it in logs."""
 
     def get(self, name: str, kind: type, default: Any) -> Any:
         """A parameter.
@@ -313,7 +310,7 @@ class GalleryService:
         request.respond(_report(request, {"done": result is not None, "result": result}))
 
     def _told(self, request: Request, error: BaseException) -> TeranError:
-        """What a client is told of an error; one that is not ours is a defect, and logged."""
+        """What a client is told of an error; one that is not ours is a defect, and its cause."""
         if not isinstance(error, TeranInputError | GalleryBusyError):
             is_write = request.named_operation in _WRITES
             self._recorder.add(
@@ -321,8 +318,9 @@ class GalleryService:
             )
         if isinstance(error, TeranError):
             return error
-        _log.error("a request failed", exc_info=error, extra={"request_id": request.id[:64]})
-        return GalleryError(f"the gallery failed: {error}")
+        told = GalleryError(f"the gallery failed: {error}")
+        told.__cause__ = error  # which is logged with the request
+        return told
 
     def _record_searches(self, found: Sequence[Found]) -> None:
         best = [one.hits[0].score_per_word for one in found if one.hits]

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from teran.errors import GalleryBusyError, TeranError, TeranInputError
+from teran.errors import GalleryBusyError, TeranInputError
 from teran.gallery.item import Item
 
 _LARGEST_COMMIT = 256
@@ -163,8 +163,6 @@ def _commit(group: Sequence[_Job]) -> None:
             latest = {item.id: item for job in group for item in job.upserts}
             result = first.gallery.write(list(latest.values()), group[-1].deletes)
     except Exception as error:
-        if not isinstance(error, TeranError):
-            _log.exception("a write failed")
         for job in group:
             job.future.set_exception(error)
         return

@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from teran.errors import ServingError
+from teran.serving.health import fetch
 from teran.serving.process import die_with_parent, free_port
 
 
@@ -29,10 +28,10 @@ class BackgroundServer:
     def is_ready(self) -> bool:
         """What the supervisor says of itself."""
         try:
-            with urllib.request.urlopen(self.health_url, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+            fetch(self.health_url, timeout=2)
+        except OSError:
             return False
+        return True
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from teran.errors import TeranError
 from teran.extras import needs
-from teran.serving.logs import LogFormat, LogLevel
+from teran.serving.logs import LogFormat, LogLevel, ServerLog
 from teran.serving.options import (
     AdminKey,
     Gallery,
@@ -153,7 +154,13 @@ def serve(
         verbose=verbose,
         arguments=tuple(context.args),
     )
-    status = Supervisor(settings).run()
+    try:
+        status = Supervisor(settings).run()
+    except TeranError as error:
+        if log_format is LogFormat.TEXT:
+            raise
+        ServerLog(log_format).say(str(error), "ERROR")
+        raise typer.Exit(1) from error
     raise typer.Exit(status if status >= 0 else 128 - status)
 
 
@@ -174,7 +181,7 @@ def doctor(
     threads: Threads = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Check whether `teran serve` would work here with the same options, and say what to do.
+    """Check whether `teran serve` would start here now, and say what to do where it would not.
 
     Exit status 1 where it would not.
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +21,7 @@ from teran.gallery.kernels import kernel
 from teran.gallery.kernels.native import NativeKernel
 from teran.gallery.store import RESERVE
 from teran.serving import installation, process
+from teran.serving.health import fetch
 from teran.serving.repository import check_repository
 from teran.serving.settings import ServeSettings, available_cores
 
@@ -58,7 +58,11 @@ def examine(settings: ServeSettings) -> Iterator[Finding]:
         _security, _leftovers, _prometheus,
     )  # fmt: skip
     for check in checks:
-        yield from check(settings)
+        try:
+            yield from check(settings)
+        except Exception as error:  # a broken host is what this is for
+            subject = check.__name__.strip("_")
+            yield Finding(subject, Verdict.ERROR, f"can't be looked at: {error!r}")
 
 
 def _good(subject: str, message: str) -> Finding:
@@ -70,6 +74,8 @@ def _packages(_: ServeSettings) -> Iterator[Finding]:
     for text in requires("teran-serving") or []:
         wanted = Requirement(text)
         if wanted.marker and not wanted.marker.evaluate({"extra": "server"}):
+            continue
+        if wanted.name == "nvidia-pytriton":  # one of the places where a server may be
             continue
         try:
             there = version(wanted.name)
@@ -97,7 +103,9 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
         yield Finding("triton", Verdict.ERROR, str(error))
         return
     command = [str(server.binary), "--help"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
     if "--model-repository" in ran.stdout + ran.stderr:
         yield _good("triton", str(server.binary))
     else:
@@ -209,7 +217,7 @@ def _memory(settings: ServeSettings) -> Iterator[Finding]:
 def _ports(settings: ServeSettings) -> Iterator[Finding]:
     if _answers(settings):
         yield Finding(
-            "ports", Verdict.WARNING,
+            "ports", Verdict.ERROR,
             f"a server runs here already: its health port {settings.health_port} answers",
             "`teran status` shows it; a second one needs other ports",
         )  # fmt: skip
@@ -229,10 +237,10 @@ def _answers(settings: ServeSettings) -> bool:
     """Whether a supervisor of ours answers on the health port."""
     url = f"http://{settings.host}:{settings.health_port}/health/live"
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return "models" in json.load(answer)
+        told = json.loads(fetch(url, timeout=2))
     except (OSError, ValueError):
         return False
+    return isinstance(told, dict) and "models" in told
 
 
 def _gallery(settings: ServeSettings) -> Iterator[Finding]:
@@ -249,7 +257,7 @@ def _gallery(settings: ServeSettings) -> Iterator[Finding]:
         return
     if holder := holder_of(directory):
         yield Finding(
-            "gallery", Verdict.WARNING, f"{directory} is in use by {holder}",
+            "gallery", Verdict.ERROR, f"{directory} is in use by {holder}",
             "stop that server first, or name another directory with --gallery",
         )  # fmt: skip
         return

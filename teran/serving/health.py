@@ -8,10 +8,26 @@ out at once; one that hangs, as soon as a canary got no answer in time and nothi
 
 import json
 import threading
+import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST
+
+
+def fetch(url: str, timeout: float) -> str:
+    """What an address of a server tells; without a proxy, which may not reach this host.
+
+    Raises:
+        OSError: it does not answer, or not in HTTP.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as answer:
+            return str(answer.read().decode(errors="replace"))
+    except HTTPException as error:
+        raise OSError(f"no answer in HTTP ({type(error).__name__})") from error
 
 
 class HealthState:

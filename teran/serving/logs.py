@@ -14,7 +14,8 @@ from typing import Any
 
 LEVEL_VARIABLE = "TERAN_LOG_LEVEL"
 """Environment variable that tells models from which level on to write."""
-_TRITON_LINE = re.compile(r"([EWIF])\d{4} [\d:.]+ \d+ (\S+)\] (.*)")
+_TRITON_LINE = re.compile(r"([EWIF])\d{4} [\d:.]+ +\d+ (\S+)\] *(.*)")
+"""Triton's, and those of gRPC inside it."""
 _TRITON_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 _LIBRARY_ERROR = "[Error] "
 """How OpenTelemetry's library, inside Triton, says that traces can't be delivered."""
@@ -45,10 +46,10 @@ class ServerLog:
         """Write in a format; Triton's informational lines only if `verbose`."""
         self._format, self._verbose = format_, verbose
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, level: str = "INFO") -> None:
         """One line of the supervisor."""
         if self._format is LogFormat.JSON:
-            message = _json({"level": "INFO", "source": "supervisor", "message": message})
+            message = _json({"level": level, "source": "supervisor", "message": message})
         print(message, flush=True)
 
     def write_on(self, line: str) -> None:
@@ -57,8 +58,10 @@ class ServerLog:
             text = _json(told) if self._format is LogFormat.JSON else _text(told)
         else:
             match = _TRITON_LINE.match(line)
+            if not line or (match and not match[3]):
+                return
             is_error = match[1] != "I" if match else line.startswith(_LIBRARY_ERROR)
-            if not line or (not self._verbose and (not is_error or _NO_GPU.search(line))):
+            if not self._verbose and (not is_error or _NO_GPU.search(line)):
                 return
             text = _json(_triton_line(line)) if self._format is LogFormat.JSON else line
         with suppress(OSError, ValueError):  # nobody listens; Triton must not wait for us
@@ -67,24 +70,31 @@ class ServerLog:
 
 
 def _json(fields: dict[str, Any]) -> str:
-    return json.dumps(
-        {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields, ensure_ascii=False
-    )
+    return json.dumps({"time": datetime.now(UTC).isoformat()} | fields)
 
 
 def _text(told: dict[str, Any]) -> str:
-    """A model's line; what a client has sent can't break it in two."""
-    rest = {k: v for k, v in told.items() if k not in ("time", "level", "source", "message")}
-    line = f"{told.get('level', '').lower()}: {told['source']}: {told.get('message')}"
-    pairs = " ".join(f"{key}={value}" for key, value in rest.items())
-    return json.dumps(f"{line} {pairs}".rstrip(), ensure_ascii=False)[1:-1]
+    """A model's line, which nothing that a client has sent can break in two."""
+    first = f"{str(told.pop('level', '')).lower()}: {told.pop('source')}: {told.pop('message', '')}"
+    told.pop("time", None)
+    fields = [f"{key}={_quoted(str(value))}" for key, value in told.items()]
+    return " ".join([_printable(first), *map(_printable, fields)])
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search(r'[\s="]', value) else value
+
+
+def _printable(text: str) -> str:
+    """Text without line breaks and what else a terminal would act on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _model_line(line: str) -> dict[str, Any] | None:
     """What a model has written, or None where another wrote the line."""
     if not line.startswith('{"level"'):
         return None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         told = json.loads(line)
         if isinstance(told, dict) and "source" in told:
             return told

@@ -72,6 +72,10 @@ IMAGE_REGIONS = Metric(
     "teran_image_regions", "Regions of an image that was encoded",
     (1, 10, 20, 36, 50, 64, 100, 128),
 )  # fmt: skip
+SEARCH_SECONDS = Metric(
+    "teran_search_seconds",
+    "Time of a search by sentences, from their tokenization to the answer", _SECONDS,
+)  # fmt: skip
 SEARCHES = Metric("teran_searches", "Searches answered")
 SEARCHES_EMPTY = Metric("teran_searches_empty", "Searches that found nothing")
 SEARCH_CANDIDATES = Metric(
@@ -96,8 +100,9 @@ GALLERY_READ_ERRORS = Metric(
 )
 METRICS = (
     EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, FAILED_REQUESTS, CAPTION_WORD_PIECES,
-    CAPTIONS_TRUNCATED, IMAGE_REGIONS, SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES, SEARCH_PRUNED,
-    SEARCH_SCORE, GALLERY_UPSERTS, GALLERY_DELETES, GALLERY_WRITE_ERRORS, GALLERY_READ_ERRORS,
+    CAPTIONS_TRUNCATED, IMAGE_REGIONS, SEARCH_SECONDS, SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES,
+    SEARCH_PRUNED, SEARCH_SCORE, GALLERY_UPSERTS, GALLERY_DELETES, GALLERY_WRITE_ERRORS,
+    GALLERY_READ_ERRORS,
 )  # fmt: skip
 _OFFSETS = dict(zip(METRICS, accumulate((m.size for m in METRICS), initial=0), strict=False))
 _COUNT = sum(metric.size for metric in METRICS)

@@ -170,7 +170,8 @@ class TritonProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._tail.append(line.rstrip())
-            self._log.write_on(line.rstrip())
+            with suppress(Exception):  # Triton waits for whoever does not read what it writes
+                self._log.write_on(line.rstrip())
 
     @property
     def status(self) -> int | None:

@@ -6,17 +6,16 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from teran.errors import GalleryBusyError, TeranInputError
+from teran.errors import GalleryBusyError, TeranError, TeranInputError
 from teran.serving.logs import LEVEL_VARIABLE, LogLevel
-
-_LONGEST_ID = 64
+from teran.serving.request import id_of
 
 
 class RequestLog:
     """Tells how requests went, each by the id that its client gave it.
 
     Those that failed are told of at the level error, by a gallery that is busy at warning, refused
-    ones at info and answered ones at debug. Whatever else the process logs goes the same way.
+    ones at info and answered ones at debug. What our other modules log goes the same way.
     """
 
     def __init__(self, model: str) -> None:
@@ -25,6 +24,7 @@ class RequestLog:
         handler.setFormatter(
             JsonFormatter(
                 "%(levelname)s %(message)s",
+                prefix="\n",  # Triton may be in the middle of a line of its own
                 timestamp="time",
                 static_fields={"source": model},
                 rename_fields={"levelname": "level", "exc_info": "exception"},
@@ -48,9 +48,15 @@ class RequestLog:
         """
         level = _level(error)
         if self._log.isEnabledFor(level):
-            identifier = request.request_id()[:_LONGEST_ID]
-            told = {"request_id": identifier, "milliseconds": round(1e3 * seconds, 3)}
-            self._log.log(level, str(error or "answered"), extra=told | details)
+            told = {"request_id": id_of(request), "milliseconds": round(1e3 * seconds, 3)}
+            defect = error and (error.__cause__ or error)
+            is_told = level < logging.ERROR or isinstance(defect, TeranError | OSError)
+            self._log.log(
+                level,
+                "answered" if error is None else str(error) or type(error).__name__,
+                exc_info=None if is_told else defect,
+                extra=told | details,
+            )
 
 
 def _level(error: BaseException | None) -> int:

@@ -1,7 +1,6 @@
 """What a server does just now, from two readings of its `/metrics`."""
 
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from teran.errors import TeranUnavailableError
+from teran.serving.health import fetch
 
 _Labels = frozenset[tuple[str, str]]
 
@@ -51,13 +51,15 @@ def read(*urls: str, timeout: float = 5.0) -> Reading:
     texts = {}
     for url in urls:
         try:
-            with urllib.request.urlopen(url, timeout=timeout) as answer:
-                texts[url] = answer.read().decode()
+            texts[url] = fetch(url, timeout)
         except OSError as error:
             raise TeranUnavailableError(
                 f"{url} does not answer: {error}; is a server running there?"
             ) from error
-    return Reading(texts)
+    try:
+        return Reading(texts)
+    except ValueError as error:
+        raise TeranUnavailableError(f"{' and '.join(urls)} tell no metrics: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ class Status:
     """Engine, precision and fingerprint."""
     searches_per_second: float
     empty_searches_per_second: float
+    search_p50_ms: float | None
+    """From a caption's tokenization to the answer."""
+    search_p99_ms: float | None
     written_per_second: float
     """Items stored or deleted."""
     models: tuple[ModelStatus, ...]
@@ -119,6 +124,8 @@ class Status:
             served=" ".join(info.get(key, "") for key in ("engine", "precision", "fingerprint")),
             searches_per_second=rate("teran_searches_total"),
             empty_searches_per_second=rate("teran_searches_empty_total"),
+            search_p50_ms=_quantile(0.5, before, now, "teran_search_seconds_bucket"),
+            search_p99_ms=_quantile(0.99, before, now, "teran_search_seconds_bucket"),
             written_per_second=upserts + deletes,
             models=tuple(_models(before, now, seconds)),
             galleries=tuple(_galleries(now)),
@@ -153,7 +160,8 @@ def _models(before: Reading, now: Reading, seconds: float) -> Iterator[ModelStat
         answered = grown("nv_inference_request_success_total")
         executions = grown("teran_execution_seconds_count")
         p50, p99 = (
-            _quantile(q, before, now, "teran_execution_seconds_bucket", name) for q in (0.5, 0.99)
+            _quantile(q, before, now, "teran_execution_seconds_bucket", model=name)
+            for q in (0.5, 0.99)
         )
         yield ModelStatus(
             name=name,
@@ -176,9 +184,11 @@ def _ratio(sum_: float, count: float) -> float | None:
     return sum_ / count if count else None
 
 
-def _quantile(q: float, before: Reading, now: Reading, metric: str, model: str) -> float | None:
+def _quantile(q: float, before: Reading, now: Reading, metric: str, **labels: str) -> float | None:
     """A quantile in milliseconds, within its bucket by interpolation, as Prometheus does it."""
-    last, first = now.of(metric, model=model), before.of(metric, model=model)
+    last, first = now.of(metric, **labels), before.of(metric, **labels)
+    if any(value < first.get(key, 0.0) for key, value in last.items()):
+        first = {}  # the server was restarted
     buckets = sorted((float(dict(k)["le"]), v - first.get(k, 0.0)) for k, v in last.items())
     if not buckets or buckets[-1][1] <= 0:
         return None
@@ -207,23 +217,23 @@ def render(status: Status | TeranUnavailableError) -> Group:
     if isinstance(status, TeranUnavailableError):
         return Group(Text(str(status), "bold red"))
     ready = Text("ready", "green") if status.ready else Text("not ready", "bold red")
-    head = Text.assemble(
-        ready,
-        f"  {status.served}  {status.searches_per_second:.1f} searches/s "
-        f"({status.empty_searches_per_second:.1f} empty), "
-        f"{status.written_per_second:.1f} items written/s",
-    )
+    head = Text.assemble(ready, f"  {status.served}")
+    searches = f"searches {status.searches_per_second:.1f}/s"
+    searches += f", {status.empty_searches_per_second:.1f}/s of them empty"
+    if status.search_p50_ms is not None:
+        searches += f"; p50 {status.search_p50_ms:.1f}ms, p99 {status.search_p99_ms:.1f}ms"
+    rates = f"{searches}; items written {status.written_per_second:.1f}/s"
     models = Table(box=None, header_style="bold")
     models.add_column("model", no_wrap=True)
     for column in ("req/s", "refused", "failed", "queue", "mean", "p50", "p99", "items"):
         models.add_column(column, justify="right", no_wrap=True)
     for one in status.models:
         name = Text(one.name, "red" if one.ready is False else "")
-        rates = (one.requests_per_second, one.refused_per_second, one.failed_per_second)
+        counts = (one.requests_per_second, one.refused_per_second, one.failed_per_second)
         times = (one.queue_ms, one.mean_ms, one.p50_ms, one.p99_ms)
         models.add_row(
             name,
-            *(f"{rate:.1f}" for rate in rates),
+            *(f"{count:.1f}" for count in counts),
             *("" if each is None else f"{each:.1f}ms" for each in times),
             "" if one.items_per_execution is None else f"{one.items_per_execution:.1f}",
         )
@@ -233,4 +243,6 @@ def render(status: Status | TeranUnavailableError) -> Group:
     for gallery in status.galleries:
         sizes = (f"{size / 1e6:.1f} MB" for size in (gallery.memory_bytes, gallery.disk_bytes))
         galleries.add_row(gallery.name, f"{gallery.items:,}", *sizes)
-    return Group(head, "", models, "", galleries if status.galleries else "no gallery yet", "")
+    return Group(
+        head, rates, "", models, "", galleries if status.galleries else "no gallery yet", ""
+    )

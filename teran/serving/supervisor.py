@@ -81,7 +81,8 @@ class Supervisor:
         if self.settings.is_exposed:
             self._report(
                 f"warning: {self.settings.host} can be reached from outside, without TLS and both "
-                "keys; see --tls-certificate, --admin-key and --write-key"
+                "keys; see --tls-certificate, --admin-key and --write-key",
+                "WARNING",
             )
         s = self.settings
         recorded = tempfile.TemporaryDirectory(prefix=process.RUNTIME_NAME.format(pid=os.getpid()))
@@ -143,7 +144,7 @@ class Supervisor:
                 )
             restarts.append(time.monotonic())
             self._metrics.restarts.inc()
-            self._report("restarting the server")
+            self._report("restarting the server", "WARNING")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.settings.startup_timeout
@@ -173,12 +174,12 @@ class Supervisor:
         watched = set(models.values())  # none, where Triton's own backends run the models
         while not self._stop.wait(_POLL):
             if self._process.status is not None:
-                self._report(f"the server ended with status {self._process.status}")
+                self._report(f"the server ended with status {self._process.status}", "ERROR")
                 return True
             dead = watched - {model for one, model in models.items() if not process.has_died(one)}
             if dead or time.monotonic() - checked > self.settings.check_interval:
                 for model in dead:
-                    self._report(f"the process of {model} has died")
+                    self._report(f"the process of {model} has died", "WARNING")
                     self._state.set_model(model, False)
                 if not self._check_models(dead):
                     return False
@@ -196,13 +197,13 @@ class Supervisor:
                 continue
             self._process.has_casualties = True
             self._metrics.reloads.labels(canary.model).inc()
-            self._report(f"{canary.model} does not answer; loading it again")
+            self._report(f"{canary.model} does not answer; loading it again", "WARNING")
             self._process.kill_model(canary.model)  # it may hang, and hold what the next one needs
             if not self._reload(canary.model):
                 return self._stop.is_set() or self._process.status is not None
             health = canary.run(self._stub, self._canary_timeout)
             if health is not Health.ALIVE:
-                self._report(f"{canary.model} is {health.value} after it was loaded again")
+                self._report(f"{canary.model} is {health.value} after it was loaded again", "ERROR")
                 return False
             self._state.set_model(canary.model, True)
             self._report(f"{canary.model} is back")
@@ -232,7 +233,7 @@ class Supervisor:
                     return False
             loading.result()
         except grpc.RpcError as error:
-            self._report(f"{model} can't be loaded: {error.details()}")
+            self._report(f"{model} can't be loaded: {error.details()}", "ERROR")
             return False
         return True
 

@@ -47,11 +47,17 @@ def test_ctrl_c_sums_up_and_stops(repository: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         [*COMMAND, *flags], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     ) as process:
-        time.sleep(12)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        time.sleep(5)  # the load is under way
         children = descendants(process)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode in (0, 130), output
+    assert process.returncode == 0, output
+    assert "rounds of the load" in output
+    assert "server and Prometheus are stopped" in output
     assert children
     assert not [one for one in children if one.is_running()]
 

@@ -19,6 +19,7 @@ CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str
             "word_mask": ("BOOL", [-1, -1]),
             "tokens": ("BYTES", [-1, -1]),
             "truncated": ("BOOL", [-1, 1]),
+            "accepted_at": ("INT64", [-1, 1]),
         },
     ),
     "visual_encoder": (

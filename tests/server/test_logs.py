@@ -2,8 +2,12 @@
 
 import json
 import logging
+import re
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from teran_client import Entry, TeranClient, TeranInputError
 from teran_client.protocol import caption_inputs, infer_request
 from tritonclient.grpc import service_pb2_grpc
 
+from monitoring.local import until
 from teran.serving.background import BackgroundServer, background_server
 from tests.data import images
 
@@ -39,7 +44,7 @@ def lines_of(log: Path, request_id: str, count: int) -> list[dict[str, Any]]:
     """What the server has written about a request."""
     deadline = time.monotonic() + 10
     while True:
-        lines = [json.loads(line) for line in log.read_text().split("\n") if line]
+        lines = [json.loads(line) for line in log.read_text().split("\n")[:-1]]
         found = [line for line in lines if line.get("request_id") == request_id]
         if len(found) >= count:
             return found
@@ -93,6 +98,32 @@ def test_nothing_a_client_sends_breaks_a_line(
     assert told[0]["source"] == "tokenizer"
 
 
+def test_a_bad_id_or_parameter_over_http_fails_alone(
+    json_server: tuple[BackgroundServer, Path],
+) -> None:
+    server, log = json_server
+    words = json.dumps([[0.0] * 16])
+    tensor = f'"name": "embeddings", "shape": [1, 1, 16], "datatype": "FP32", "data": {words}'
+    caption = '"name": "caption", "shape": [1, 1], "datatype": "BYTES", "data": ["a dog"]'
+    bad_id, bad_parameter = b'"id": "\xff", ', b'"parameters": {"where": "\xff"}, '
+    for model, inputs in (("gallery", tensor), ("tokenizer", caption)):
+        for bad in (bad_id, bad_parameter):
+            body = b"{" + bad + b'"inputs": [{' + inputs.encode() + b"}]}"
+            request = urllib.request.Request(f"http://{http_of(log)}/v2/models/{model}/infer", body)
+            with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=20):
+                pass
+    with TeranClient(server.url) as client:
+        assert client.search("a dog runs").hits
+    told = [json.loads(line) for line in log.read_text().split("\n")[:-1]]
+    models = [*SEARCH_MODELS, "supervisor"]
+    assert not [one for one in told if one["source"] in models and one["level"] == "ERROR"]
+
+
+def http_of(log: Path) -> str:
+    (found,) = re.findall(r"http ([\d.]+:\d+)", log.read_text())
+    return str(found)
+
+
 def test_all_sources_write_json(json_server: tuple[BackgroundServer, Path]) -> None:
     lines = [json.loads(line) for line in json_server[1].read_text().split("\n") if line]
     assert {"supervisor", "tritonserver", "tokenizer"} <= {line["source"] for line in lines}
@@ -100,12 +131,12 @@ def test_all_sources_write_json(json_server: tuple[BackgroundServer, Path]) -> N
 
 
 def test_text_shows_refusals_where_asked(repository: Path, tmp_path: Path) -> None:
-    for server, log in serve(repository, tmp_path, "--log-level", "info"):
+    with contextmanager(serve)(repository, tmp_path, "--log-level", "info") as (server, log):
         with TeranClient(server.url) as client:
             client.search("a dog runs")
             with pytest.raises(TeranInputError):
                 client.search("a dog", gallery="cellar")
-        time.sleep(0.5)
+        until(lambda: "cellar" in log.read_text(), "the refusal is told of")
         told = [line for line in log.read_text().split("\n") if "request_id=" in line]
         assert len(told) == 1
         assert told[0].startswith("info: gallery: there is no gallery 'cellar'")

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import monotonic, monotonic_ns, perf_counter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -15,15 +15,18 @@ from teran.errors import GalleryBusyError, TeranError, TeranInputError
 from teran.gallery.base import Galleries, Model
 from teran.gallery.galleries import LocalGalleries
 from teran.gallery.kernels import kernel
-from teran.gallery.service import Arrays, GalleryService, Request, Respond
+from teran.gallery.service import Arrays, GalleryService, Request
 from teran.serving import settings
-from teran.serving.metrics import Recorder
+from teran.serving.metrics import SEARCH_SECONDS, Recorder
+from teran.serving.request import parameters_of
 from teran.serving.request_log import RequestLog
 from teran.serving.settings import THREADS_VARIABLE
 
 _REPORT_EVERY = 1.0
 """Seconds between words on the galleries, of which the supervisor tells."""
-_INPUTS = ("embeddings", "boxes", "tokens", "record")
+_LONGEST = 3600.0
+"""Seconds; a search that took longer has not: its request says when it came, and may be wrong."""
+_INPUTS = ("embeddings", "boxes", "tokens", "record", "accepted_at")
 
 
 class TritonPythonModel:
@@ -50,10 +53,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
         answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
-        read = [
-            _read(one, answer.set_result) for one, answer in zip(requests, answers, strict=True)
-        ]
-        self._service.handle(read)
+        read = [_read(one, answer) for one, answer in zip(requests, answers, strict=True)]
+        self._service.handle([one for one in read if one])
         told = [answer.result() for answer in answers]
         items = sum(len(next(iter(one.values()))) for one in told if isinstance(one, dict))
         refused = sum(isinstance(one, TeranInputError) for one in told)
@@ -62,7 +63,11 @@ class TritonPythonModel:
         self._recorder.execution(items, refused, seconds, failed)
         for request, asked, answer in zip(requests, read, told, strict=True):
             error = answer if isinstance(answer, TeranError) else None
-            self._log.request(request, seconds, error, operation=asked.named_operation)
+            self._log.request(request, seconds, error, operation=asked and asked.named_operation)
+            if asked and error is None and "accepted_at" in asked.inputs:
+                taken = (monotonic_ns() - int(asked.inputs["accepted_at"].flat[0])) / 1e9
+                if 0 <= taken < _LONGEST:
+                    self._recorder.observe(SEARCH_SECONDS, [taken])
         if monotonic() - self._reported > _REPORT_EVERY:
             self._reported = monotonic()
             with suppress(OSError):  # files come and go meanwhile
@@ -95,11 +100,16 @@ def _open_galleries(model: Model) -> Galleries:
     return LocalGalleries(directory, model, chosen, flush=flush, device=copy)
 
 
-def _read(request: Any, respond: Respond) -> Request:
+def _read(request: Any, answer: "Future[Arrays | TeranError]") -> Request | None:
+    """Read a request, or answer it at once where it can't be read."""
     tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in _INPUTS}
     inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
-    parameters = json.loads(request.parameters() or "{}")
-    return Request(parameters, inputs, respond, request.request_id())
+    try:
+        parameters = parameters_of(request)
+    except TeranInputError as error:
+        answer.set_result(error)
+        return None
+    return Request(parameters, inputs, answer.set_result)
 
 
 def _response(answer: Arrays | TeranError) -> Any:

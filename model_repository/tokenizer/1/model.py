@@ -3,14 +3,16 @@
 import json
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import monotonic_ns, perf_counter
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
 from teran.errors import TeranInputError
 from teran.serving.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
+from teran.serving.request import parameters_of
 from teran.serving.request_log import RequestLog
 from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
 
@@ -27,25 +29,25 @@ class TritonPythonModel:
         self._recorder, self._log = Recorder("tokenizer"), RequestLog("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        started = perf_counter()
+        started, accepted_at = perf_counter(), monotonic_ns()
         captions: list[str] = []
         verbatim: list[bool] = []
         read: list[int | TeranInputError] = []
         for request in requests:
             try:
-                texts = _captions(request)
+                texts, is_verbatim = _captions(request), _is_verbatim(request)
             except TeranInputError as error:
                 read.append(error)
                 continue
             read.append(len(texts))
             captions += texts
-            verbatim += [_is_verbatim(request)] * len(texts)
+            verbatim += [is_verbatim] * len(texts)
         split = list(self._tokenizer.split(captions, verbatim))
         rows = iter(split)
         answers = [
             count
             if isinstance(count, TeranInputError)
-            else self._answer(request, list(islice(rows, count)))
+            else self._answer(request, list(islice(rows, count)), accepted_at)
             for request, count in zip(requests, read, strict=True)
         ]
         pieces = [row for row in split if isinstance(row, Pieces)]
@@ -58,7 +60,7 @@ class TritonPythonModel:
             self._log.request(request, seconds, error)
         return [_refuse(one) if isinstance(one, TeranInputError) else one for one in answers]
 
-    def _answer(self, request: Any, rows: list[Pieces | TeranInputError]) -> Any:
+    def _answer(self, request: Any, rows: list[Pieces | TeranInputError], accepted_at: int) -> Any:
         """One request's response, padded to its own bucket, or why there is none."""
         pieces = []
         for row in rows:
@@ -72,6 +74,7 @@ class TritonPythonModel:
             pb_utils.Tensor("word_mask", batch.word_mask),
             pb_utils.Tensor("tokens", batch.tokens),
             pb_utils.Tensor("truncated", batch.truncated),
+            pb_utils.Tensor("accepted_at", np.full((len(pieces), 1), accepted_at)),
         ]
         if passed_on := pb_utils.get_input_tensor_by_name(request, "region_mask"):
             tensors.append(passed_on)
@@ -86,7 +89,7 @@ def _captions(request: Any) -> list[str]:
 
 
 def _is_verbatim(request: Any) -> bool:
-    return bool(json.loads(request.parameters() or "{}").get("verbatim", False))
+    return bool(parameters_of(request).get("verbatim", False))
 
 
 def _refuse(error: TeranInputError) -> Any:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,22 @@ def test_a_port_in_use(settings: ServeSettings) -> None:
     assert finding.verdict is Verdict.ERROR
     assert str(settings.http_port) in finding.message
     assert "--http-port" in finding.message
+
+
+def test_a_port_of_somebody_who_speaks_no_http(settings: ServeSettings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", settings.health_port))
+        taken.listen()
+        answering = threading.Thread(target=lambda: taken.accept()[0].send(b"220 mail\r\n"))
+        answering.start()
+        finding = bad(settings)["ports"]
+        answering.join()
+    assert "--health-port" in finding.message
+
+
+def test_a_foreign_manifest(settings: ServeSettings) -> None:
+    (settings.repository / "manifest.json").write_text('{"files": {}}')
+    assert bad(settings)["repository"].verdict is Verdict.ERROR
 
 
 def test_a_gallery_in_use(settings: ServeSettings) -> None:
