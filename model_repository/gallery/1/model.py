@@ -15,7 +15,8 @@ from teran.errors import GalleryBusyError, TeranError, TeranInputError
 from teran.gallery.base import Galleries, Model
 from teran.gallery.galleries import LocalGalleries
 from teran.gallery.kernels import kernel
-from teran.gallery.service import Arrays, GalleryService, Request
+from teran.gallery.request import Arrays, Request
+from teran.gallery.service import GalleryService
 from teran.serving import settings
 from teran.serving.metrics import SEARCH_SECONDS, Recorder
 from teran.serving.request import parameters_of
