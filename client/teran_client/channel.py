@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _GONE = ("is not healthy", "is not ready", "unknown model", "has no available versions", "Stub")
 """What Triton says of a model whose process died, or that is being loaded."""
+_RESTRICTED = "protocol is restricted"
+"""What Triton says where a header is missing."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def _translate(
     told = f" (request {call.request_id})" if call.request_id else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TeranTimeoutError(f"no answer from {url} within {limit:g} s{told}")
+    if _RESTRICTED in details:  # which Triton calls unavailable, but it stays so
+        return TeranInputError(f"the server refuses the request: {details}; see `headers`")
     if code is grpc.StatusCode.UNAVAILABLE or any(mark in details for mark in _GONE):
         return TeranUnavailableError(f"{url} is not available: {details}")
     if code is grpc.StatusCode.INVALID_ARGUMENT:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 DIRECTORY_VARIABLE = "TERAN_METRICS_DIRECTORY"
@@ -109,16 +110,14 @@ _COUNT = sum(metric.size for metric in METRICS)
 
 
 class Recorder:
-    """The values of one process, all of them 0 at first; nothing without a directory.
-
-    Not for several threads: an addition may get lost between two.
-    """
+    """The values of one process, all of them 0 at first; nothing without a directory."""
 
     def __init__(self, model: str, directory: Path | None = None) -> None:
         """Record for a model, by default where the environment says."""
         given = directory or os.environ.get(DIRECTORY_VARIABLE)
         self._directory = Path(given) if given else None
         self._values: memoryview[float] | None = None
+        self._lock = Lock()  # a writing thread counts as well
         if self._directory:
             path = self._directory / f"{model}.{os.getpid()}{_SUFFIX}"
             with path.open("w+b") as file:
@@ -128,16 +127,18 @@ class Recorder:
     def add(self, metric: Metric, amount: float = 1) -> None:
         """Let a counter grow."""
         if self._values is not None:
-            self._values[_OFFSETS[metric]] += amount
+            with self._lock:
+                self._values[_OFFSETS[metric]] += amount
 
     def observe(self, metric: Metric, values: Iterable[float]) -> None:
         """Count values in a histogram."""
         if self._values is None:
             return
         offset, bounds = _OFFSETS[metric], metric.buckets
-        for value in values:
-            self._values[offset + bisect_left(bounds, value)] += 1
-            self._values[offset + len(bounds) + 1] += value
+        with self._lock:
+            for value in values:
+                self._values[offset + bisect_left(bounds, value)] += 1
+                self._values[offset + len(bounds) + 1] += value
 
     def execution(self, items: int, refused: int, seconds: float, failed: int = 0) -> None:
         """One execution: of so many items, with so many requests refused, or failed."""

@@ -69,7 +69,7 @@ def test_certificate_and_header_are_accepted(secured: str, certificate: Path) ->
 
 def test_missing_header_is_refused(secured: str, certificate: Path) -> None:
     tls = Tls(certificate / "cert.pem")
-    with TeranClient(secured, tls=tls) as client, pytest.raises(TeranError, match="teran-key"):
+    with TeranClient(secured, tls=tls) as client, pytest.raises(TeranInputError, match="teran-key"):
         client.encode_captions("a dog")
 
 
