@@ -85,7 +85,11 @@ def background_server(
             deadline = time.monotonic() + timeout
             while not server.is_ready():
                 if process.poll() is not None:
-                    raise ServingError(f"the server ended with status {process.returncode}")
+                    said = log.read_text(errors="replace").strip().split("\n")[-1] if log else ""
+                    raise ServingError(
+                        f"the server ended with status {process.returncode}"
+                        + (f": {said}" if said else "")
+                    )
                 if time.monotonic() > deadline:
                     raise ServingError(f"the server was not ready after {timeout:.0f} s")
                 time.sleep(0.1)

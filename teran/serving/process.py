@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import re
 import shutil
 import signal
@@ -22,6 +23,8 @@ from teran.serving.metrics import DIRECTORY_VARIABLE
 from teran.serving.settings import THREADS_VARIABLE, ServeSettings
 
 _SHM = Path("/dev/shm")
+_CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIED_PORTS = 100
 LEAST_SHARED_MEMORY = 256 << 20
 """Bytes: every model process has a region, which grows to the largest batch it has seen."""
 _SHM_NAME = "teran-{pid}-"
@@ -76,7 +79,16 @@ def die_with_parent() -> None:
 
 
 def free_port(host: str) -> int:
-    """A port nothing listens on at `host` just now."""
+    """A port nothing listens on at `host` just now.
+
+    Not one of those the kernel gives to connections, or one may have it before a server does.
+    """
+    first = int(_CONNECTION_PORTS.read_text().split()[0])
+    ports = range(max(1024, first // 2), max(2048, first))
+    for port in random.sample(ports, _TRIED_PORTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
