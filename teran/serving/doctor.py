@@ -62,11 +62,19 @@ def examine(settings: ServeSettings) -> Iterator[Finding]:
             yield from check(settings)
         except Exception as error:  # a broken host is what this is for
             subject = check.__name__.strip("_")
-            yield Finding(subject, Verdict.ERROR, f"can't be looked at: {error!r}")
+            yield _error(subject, f"can't be looked at: {error!r}")
 
 
 def _good(subject: str, message: str) -> Finding:
     return Finding(subject, Verdict.GOOD, message)
+
+
+def _warning(subject: str, message: str, advice: str) -> Finding:
+    return Finding(subject, Verdict.WARNING, message, advice)
+
+
+def _error(subject: str, message: str, advice: str = "") -> Finding:
+    return Finding(subject, Verdict.ERROR, message, advice)
 
 
 def _packages(_: ServeSettings) -> Iterator[Finding]:
@@ -88,9 +96,7 @@ def _packages(_: ServeSettings) -> Iterator[Finding]:
     if missing or wrong:
         told = [f"missing: {', '.join(missing)}"] if missing else []
         told += [f"unfit: {', '.join(wrong)}"] if wrong else []
-        yield Finding(
-            "packages", Verdict.ERROR, "; ".join(told), "pip install 'teran-serving[server]'"
-        )
+        yield _error("packages", "; ".join(told), "pip install 'teran-serving[server]'")
     else:
         yield _good("packages", f"teran-serving {version('teran-serving')}, {found} others")
 
@@ -100,7 +106,7 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
         server = installation.find()
         environment = server.environment()
     except ServingError as error:
-        yield Finding("triton", Verdict.ERROR, str(error))
+        yield _error("triton", str(error))
         return
     command = [str(server.binary), "--help"]
     ran = subprocess.run(
@@ -110,17 +116,18 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
         yield _good("triton", str(server.binary))
     else:
         reason = (ran.stderr or ran.stdout).strip().split("\n")[-1]
-        yield Finding(
-            "triton", Verdict.ERROR, f"{server.binary} does not start: {reason}",
+        yield _error(
+            "triton",
+            f"{server.binary} does not start: {reason}",
             "install the library it names, or the nvidia-pytriton wheel again",
-        )  # fmt: skip
+        )
 
 
 def _repository(settings: ServeSettings) -> Iterator[Finding]:
     try:
         check_repository(settings.repository)
     except ServingError as error:
-        yield Finding("repository", Verdict.ERROR, str(error))
+        yield _error("repository", str(error))
         return
     manifest = _manifest(settings)
     engine, precision = manifest["request"]["engine"], manifest["precision"]
@@ -132,10 +139,11 @@ def _repository(settings: ServeSettings) -> Iterator[Finding]:
     except PackageNotFoundError:
         there = None
     if made_with and there and made_with != there:
-        yield Finding(
-            "engines", Verdict.WARNING, f"made with {library} {made_with}, {there} is installed",
+        yield _warning(
+            "engines",
+            f"made with {library} {made_with}, {there} is installed",
             "run `teran export` again",
-        )  # fmt: skip
+        )
 
 
 def _manifest(settings: ServeSettings) -> dict[str, Any]:
@@ -154,19 +162,20 @@ def _processor(settings: ServeSettings) -> Iterator[Finding]:
     manifest = _manifest(settings)
     fast = _FAST.get(manifest["precision"])
     if fast and manifest["request"]["engine"] == "openvino" and not flags.intersection(fast):
-        yield Finding(
-            "processor", Verdict.WARNING,
+        yield _warning(
+            "processor",
             f"{manifest['precision']} engines gain little here: none of {', '.join(fast)}",
             "compare with fp32: teran export --precision fp32, then teran profile",
-        )  # fmt: skip
+        )
     chosen = kernel()
     if isinstance(chosen, NativeKernel):
         yield _good("gallery kernel", chosen.name)
     else:
-        yield Finding(
-            "gallery kernel", Verdict.WARNING, "searches use torch, not the compiled kernel",
+        yield _warning(
+            "gallery kernel",
+            "searches use torch, not the compiled kernel",
             "install gcc and libc6-dev, then install teran-serving again",
-        )  # fmt: skip
+        )
 
 
 def _processor_flags() -> set[str]:
@@ -187,10 +196,11 @@ def _gpu(settings: ServeSettings) -> Iterator[Finding]:
     if found:
         yield _good("gpu", "; ".join(found))
     elif needed:
-        yield Finding(
-            "gpu", Verdict.ERROR, "none is seen here, and these settings need one",
+        yield _error(
+            "gpu",
+            "none is seen here, and these settings need one",
             "install NVIDIA's driver (in a container: --gpus all), or export for a CPU",
-        )  # fmt: skip
+        )
     else:
         yield _good("gpu", "none, and none is needed")
 
@@ -201,26 +211,26 @@ def _memory(settings: ServeSettings) -> Iterator[Finding]:
         free = shutil.disk_usage("/dev/shm").free
         yield _good("shared memory", f"{free >> 20} MiB free in /dev/shm")
     except ServingError as error:
-        yield Finding("shared memory", Verdict.ERROR, str(error))
+        yield _error("shared memory", str(error))
     files = _manifest(settings).get("files", {})
     needed, free = sum(files.values()), psutil.virtual_memory().available
     if needed > free:
-        yield Finding(
-            "memory", Verdict.ERROR,
+        yield _error(
+            "memory",
             f"{free >> 20} MiB available, the engines alone have {needed >> 20}",
             "stop what else runs here, or export in a smaller precision",
-        )  # fmt: skip
+        )
     else:
         yield _good("memory", f"{free >> 20} MiB available, engines have {needed >> 20}")
 
 
 def _ports(settings: ServeSettings) -> Iterator[Finding]:
     if _answers(settings):
-        yield Finding(
-            "ports", Verdict.ERROR,
+        yield _error(
+            "ports",
             f"a server runs here already: its health port {settings.health_port} answers",
             "`teran status` shows it; a second one needs other ports",
-        )  # fmt: skip
+        )
         return
     ports = [(name, getattr(settings, name)) for name in ServeSettings.PORTS]
     for name, port in ports:
@@ -228,7 +238,7 @@ def _ports(settings: ServeSettings) -> Iterator[Finding]:
             if port:
                 process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
         except ServingError as error:
-            yield Finding("ports", Verdict.ERROR, str(error))
+            yield _error("ports", str(error))
             return
     yield _good("ports", f"{', '.join(str(port) for _, port in ports)} on {settings.host} are free")
 
@@ -250,24 +260,26 @@ def _gallery(settings: ServeSettings) -> Iterator[Finding]:
     directory = settings.gallery_directory()
     there = next(path for path in (directory, *directory.parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        yield Finding(
-            "gallery", Verdict.ERROR, f"{there} can't be written by this user",
+        yield _error(
+            "gallery",
+            f"{there} can't be written by this user",
             "change its owner, or name another directory with --gallery",
-        )  # fmt: skip
+        )
         return
     if holder := holder_of(directory):
-        yield Finding(
-            "gallery", Verdict.ERROR, f"{directory} is in use by {holder}",
+        yield _error(
+            "gallery",
+            f"{directory} is in use by {holder}",
             "stop that server first, or name another directory with --gallery",
-        )  # fmt: skip
+        )
         return
     free = shutil.disk_usage(there).free
     if free < 2 * RESERVE:
-        yield Finding(
-            "gallery", Verdict.WARNING,
+        yield _warning(
+            "gallery",
             f"{free >> 20} MiB free at {directory}; writes are refused below {RESERVE >> 20}",
             "make room, or name another directory with --gallery",
-        )  # fmt: skip
+        )
     else:
         yield _good("gallery", f"{directory}, {free >> 30} GiB free")
 
@@ -280,34 +292,36 @@ def _folders(_: ServeSettings) -> Iterator[Finding]:
             probe.flush()
         yield _good("temporary files", str(folder))
     except OSError as error:
-        yield Finding(
-            "temporary files", Verdict.ERROR, f"{folder} can't be written: {error.strerror}",
+        yield _error(
+            "temporary files",
+            f"{folder} can't be written: {error.strerror}",
             "make room, or name another folder in TMPDIR",
-        )  # fmt: skip
+        )
 
 
 def _security(settings: ServeSettings) -> Iterator[Finding]:
     try:
         settings.security_arguments()
     except ServingError as error:
-        yield Finding("security", Verdict.ERROR, str(error))
+        yield _error("security", str(error))
         return
     if settings.is_exposed:
-        yield Finding(
-            "security", Verdict.WARNING,
+        yield _warning(
+            "security",
             f"{settings.host} can be reached from outside, without TLS and both keys",
             "see --tls-certificate, --admin-key and --write-key of `teran serve`",
-        )  # fmt: skip
+        )
     else:
         yield _good("security", f"listens on {settings.host}")
 
 
 def _leftovers(_: ServeSettings) -> Iterator[Finding]:
     if left := process.leftovers():
-        yield Finding(
-            "leftovers", Verdict.WARNING, f"{len(left)} of servers that were killed: {left[0]}",
+        yield _warning(
+            "leftovers",
+            f"{len(left)} of servers that were killed: {left[0]}",
             "nothing to do: the next `teran serve` removes them",
-        )  # fmt: skip
+        )
 
 
 def _prometheus(_: ServeSettings) -> Iterator[Finding]:
@@ -315,6 +329,8 @@ def _prometheus(_: ServeSettings) -> Iterator[Finding]:
         yield _good("prometheus", found)
     else:
         yield Finding(
-            "prometheus", Verdict.GOOD, "not on this host",
+            "prometheus",
+            Verdict.GOOD,
+            "not on this host",
             "only `make monitor` and some tests need it here (Debian: apt install prometheus)",
-        )  # fmt: skip
+        )

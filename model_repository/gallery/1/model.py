@@ -65,7 +65,8 @@ class TritonPythonModel:
         for request, asked, answer in zip(requests, read, told, strict=True):
             error = answer if isinstance(answer, TeranError) else None
             self._log.request(request, seconds, error, operation=asked and asked.named_operation)
-            if asked and error is None and "accepted_at" in asked.inputs:
+            is_search = asked is not None and asked.named_operation == "search"
+            if asked and is_search and error is None and "accepted_at" in asked.inputs:
                 taken = (monotonic_ns() - int(asked.inputs["accepted_at"].flat[0])) / 1e9
                 if 0 <= taken < _LONGEST:
                     self._recorder.observe(SEARCH_SECONDS, [taken])
