@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("teran/gallery/kernels/scan.c")
+SOURCE = Path("teran/gallery/search/kernels/scan.c")
 FLAGS = ("-O2", "-fno-strict-aliasing", "-shared", "-fPIC")
 LIBRARY = SOURCE.with_name("libscan.so")
 

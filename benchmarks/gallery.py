@@ -32,18 +32,19 @@ from teran_client.protocol import infer_request
 from benchmarks import machine
 from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL as SCENES_MODEL
-from teran.gallery.base import Model
-from teran.gallery.gallery import LocalGallery, create_gallery
+from teran.cli.background import background_server
+from teran.gallery.catalog import Model
+from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery
 from teran.gallery.item import Item
-from teran.gallery.kernels import Rows, RowType, kernel
-from teran.gallery.kernels.base import to_bf16
 from teran.gallery.layout import VECTORS
-from teran.gallery.pooling import Kind, Pooling
-from teran.gallery.search import Query, Searcher
+from teran.gallery.search.kernels import Rows, RowType, kernel
+from teran.gallery.search.kernels.base import to_bf16
+from teran.gallery.search.pooling import Kind, Pooling
+from teran.gallery.search.query import Query
+from teran.gallery.search.searcher import Searcher
 from teran.model import TeranModel
-from teran.serving.background import background_server
-from teran.serving.canary import connect
-from teran.serving.settings import available_cores
+from teran.runtime.environment import available_cores
+from teran.supervisor.canary import connect
 from teran.tokenizer import CaptionTokenizer
 
 REGIONS, WORDS, K = 36, 12, 10
@@ -114,11 +115,11 @@ def ceilings() -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) -> LocalGallery:
+def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) -> EmbeddedGallery:
     """A gallery of so many images on disk, with its bounds fitted."""
     model = Model("0" * 64, dim, "MrSw")
     create_gallery(directory, Kind.IMAGES, model)
-    gallery = LocalGallery(directory, directory.name, model, kernel())
+    gallery = EmbeddedGallery(directory, directory.name, model, kernel())
     for start in track(range(0, count, 64), f"storing {count} images", console=console):
         size = min(64, count - start)
         rows = draw(size * REGIONS).reshape(size, REGIONS, dim).astype(np.float16)
@@ -128,7 +129,7 @@ def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) 
 
 
 def measure(
-    gallery: LocalGallery, queries: list[Floats], repeat: int, *, peer: bool
+    gallery: EmbeddedGallery, queries: list[Floats], repeat: int, *, peer: bool
 ) -> dict[str, Any]:
     """Times, shares of the work, and recall of one gallery."""
     compact, pooling = gallery._compact, Pooling("MrSw", Kind.IMAGES)
@@ -346,7 +347,7 @@ def main() -> None:
         gallery = build(root / name, count, draw, dim)
         gallery.close()
         start = time.perf_counter()
-        gallery = LocalGallery(root / name, name, replace(gallery.model), kernel())
+        gallery = EmbeddedGallery(root / name, name, replace(gallery.model), kernel())
         ready = time.perf_counter() - start
         results[name] = measure(gallery, queries, options.repeat, peer=True)
         results[name]["restart_to_ready_s"] = round(ready, 2)

@@ -27,8 +27,8 @@ from teran_export.engines import ENGINES
 from teran_export.graphs import TEXTUAL_ENCODER
 
 from benchmarks import machine
+from teran.cli.background import background_server
 from teran.model import TeranConfig, TeranModel
-from teran.serving.background import background_server
 from teran.tokenizer import CaptionTokenizer
 
 BATCHES = (1, 8, 32)

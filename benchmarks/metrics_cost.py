@@ -27,7 +27,7 @@ from teran_export import ExportOptions, export
 from benchmarks import machine
 from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL, as_image
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 
 CONCURRENCY = 8
 ON, OFF, CONTROL = "metrics on", "metrics off", "metrics off, again"

@@ -22,8 +22,8 @@ from rich.table import Table
 from teran_client import ImageRegions, TeranClient
 
 from benchmarks import machine
-from teran.serving.background import background_server
-from teran.serving.settings import THREADS_VARIABLE, available_cores
+from teran.cli.background import background_server
+from teran.runtime.environment import THREADS_VARIABLE, available_cores
 
 BATCH = 8
 CAPTION = "a man in a red shirt rides a wave on a board"

@@ -21,9 +21,9 @@ from teran_client.protocol import Arrays, image_inputs, infer_request
 from teran_export import ExportOptions, export
 
 from benchmarks import machine
+from teran.cli.background import background_server
 from teran.model import TeranConfig, TextConfig
 from teran.model.random import random_model
-from teran.serving.background import background_server
 from teran.tokenizer import wordpiece_tokenizer
 
 IMAGES, REGIONS, FEATURES = 32, 36, 2048

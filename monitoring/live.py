@@ -21,9 +21,9 @@ from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL, as_image
 from monitoring.load import MixedLoad
 from monitoring.local import Prometheus, addresses, find_prometheus, prometheus
+from teran.cli.background import background_server
 from teran.errors import TeranError
-from teran.serving.background import background_server
-from teran.serving.status import render, watch
+from teran.supervisor.status import render, watch
 
 WORK = Path("build/monitor")
 SENTENCES = ("two dogs run on a beach", "a red ball left of a blue box", "a man rides a wave")

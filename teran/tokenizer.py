@@ -20,12 +20,11 @@ from tokenizers import (
     processors,
 )
 
+from teran.contract import MAX_CAPTION_BYTES
 from teran.errors import CheckpointError, TeranInputError
 
 MAX_WORD_PIECES = 96
 """Longest caption in word pieces, [CLS] and [SEP] included; longer ones are truncated."""
-MAX_CAPTION_BYTES = 64 * 1024
-"""Longest caption in bytes; longer ones are refused."""
 WORD_BUCKETS = (16, 32, 64, 96)
 """Lengths captions are padded to. Few of them, because Triton batches equal shapes only."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")

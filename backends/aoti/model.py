@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from teran.serving.backend import Arrays, Run
-from teran.serving.cuda_graph import GraphedRun
-from teran.serving.torch_backend import TorchBackend
+from teran.runtime.backend import Arrays, Run
+from teran.runtime.cuda_graph import GraphedRun
+from teran.runtime.torch_backend import TorchBackend
 
 
 class TritonPythonModel(TorchBackend):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from teran.serving.backend import Arrays, EngineBackend, Run
+from teran.runtime.backend import Arrays, EngineBackend, Run
 
 
 class TritonPythonModel(EngineBackend):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import tensorrt
 
-from teran.serving.backend import Run
-from teran.serving.plan import Plan
-from teran.serving.torch_backend import TorchBackend
+from teran.runtime.backend import Run
+from teran.runtime.plan import Plan
+from teran.runtime.torch_backend import TorchBackend
 
 
 class TritonPythonModel(TorchBackend):

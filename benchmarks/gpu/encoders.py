@@ -15,7 +15,7 @@ from benchmarks.gpu.clock import Clock
 from benchmarks.latency import multiply_adds
 from teran.model import TeranModel
 from teran.model.precision import in_precision
-from teran.serving.cuda_graph import GraphedRun
+from teran.runtime.cuda_graph import GraphedRun
 
 Tensors = dict[str, Tensor]
 Run = Callable[[Tensors], Tensors]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.clock import Clock
-from teran.gallery.device import DeviceCopy, Precision
-from teran.gallery.kernels.base import Lanes, Sides
+from teran.gallery.search.device import DeviceCopy, Precision
+from teran.gallery.search.kernels.base import Lanes, Sides
 
 REGIONS, WORDS, K = 36, 12, 40
 _CHUNK = 1 << 14

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from teran_client import AsyncTeranClient, ImageRegions, TeranClient
 from teran_export import ExportOptions, export
-from teran_export.limits import Limits
+from teran_export.options import Limits
 
+from teran.cli.background import background_server
 from teran.model import TeranConfig
 from teran.model.random import random_model
-from teran.serving.background import background_server
 from teran.tokenizer import wordpiece_tokenizer
 
 _WORDS = "a man woman dog cat rides runs on the beach red blue two board wave with and".split()  # noqa: SIM905

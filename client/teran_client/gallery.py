@@ -8,6 +8,7 @@ from typing import Any, cast, overload
 
 import numpy as np
 
+from teran.contract import DEFAULT_GALLERY, MAX_RESULTS
 from teran.errors import TeranInputError
 from teran_client import protocol
 from teran_client.images import ImageRegions
@@ -15,8 +16,6 @@ from teran_client.pipeline import Items, Send
 from teran_client.protocol import ModelInfo
 from teran_client.results import Hit, SearchResult
 
-DEFAULT = "default"
-MAX_RESULTS = 1000
 _POLL = 0.2
 """Seconds between questions whether something long is done."""
 QueryLike = str | ImageRegions
@@ -81,7 +80,7 @@ class AsyncGalleryVerbs:
         self,
         items: "ImageRegions | str | Entry",
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
     ) -> str: ...
     @overload
@@ -89,7 +88,7 @@ class AsyncGalleryVerbs:
         self,
         items: "Sequence[ImageRegions | str | Entry]",
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
     ) -> list[str]: ...
     @overload
@@ -97,14 +96,14 @@ class AsyncGalleryVerbs:
         self,
         items: "Items[ImageRegions | str | Entry]",
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
     ) -> AsyncIterator[str]: ...
     async def index(
         self,
         items: Any,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
     ) -> str | list[str] | AsyncIterator[str]:
         """Encode and store images (or sentences), and return their ids.
@@ -148,7 +147,7 @@ class AsyncGalleryVerbs:
         queries: QueryLike,
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         min_score_per_word: float | None = None,
         explain: bool = False,
@@ -161,7 +160,7 @@ class AsyncGalleryVerbs:
         queries: Sequence[QueryLike],
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         min_score_per_word: float | None = None,
         explain: bool = False,
@@ -173,7 +172,7 @@ class AsyncGalleryVerbs:
         queries: QueryLike | Sequence[QueryLike],
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         min_score_per_word: float | None = None,
         explain: bool = False,
@@ -226,7 +225,7 @@ class AsyncGalleryVerbs:
         identifier: str,
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
@@ -242,7 +241,11 @@ class AsyncGalleryVerbs:
         return read_results(outputs)[0]
 
     async def delete(
-        self, ids: str | Sequence[str], *, gallery: str = DEFAULT, timeout: float | None = None
+        self,
+        ids: str | Sequence[str],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
     ) -> int:
         """Remove items; returns how many of them were there."""
         wanted = [ids] if isinstance(ids, str) else list(ids)
@@ -254,7 +257,7 @@ class AsyncGalleryVerbs:
         return deleted
 
     async def known(
-        self, ids: Sequence[str], *, gallery: str = DEFAULT, timeout: float | None = None
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
     ) -> list[bool]:
         """Which of the ids a gallery has; none, where there is no such gallery."""
         result: list[bool] = []
@@ -281,7 +284,9 @@ class AsyncGalleryVerbs:
         """Remove a gallery with everything in it."""
         return (await self._operate("drop", gallery, timeout))[0]
 
-    async def snapshot(self, gallery: str = DEFAULT, *, timeout: float | None = None) -> str:
+    async def snapshot(
+        self, gallery: str = DEFAULT_GALLERY, *, timeout: float | None = None
+    ) -> str:
         """Write a gallery to one file on the server, and return its path."""
         return str((await self._run("snapshot", gallery, timeout))["snapshot"])
 

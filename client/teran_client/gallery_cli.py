@@ -1,12 +1,14 @@
 """`teran index`, `teran search` and `teran gallery`."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,42 +22,49 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from teran.commandline import AsJson
+from teran.contract import DEFAULT_GALLERY, MAX_RESULTS
 from teran.errors import TeranInputError
-from teran_client.gallery import DEFAULT, Entry
+from teran_client.gallery import Entry
 from teran_client.images import ImageRegions, read_sizes
-from teran_client.options import AsJson, Ca, Header, Size, Timeout, Url, connected, parse_size
+from teran_client.options import (
+    CONNECTION,
+    PATIENT_CONNECTION,
+    Connection,
+    PatientConnection,
+    Size,
+    parse_size,
+)
 from teran_client.results import SearchResult
 from teran_client.results_page import write_page
 from teran_client.sync import TeranClient
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _LISTED = 20
-gallery_app = typer.Typer(help="Look after the galleries of a server.", no_args_is_help=True)
+gallery_app = App(name="gallery", help="Look after the galleries of a server.")
 
-Gallery = Annotated[
-    str, typer.Option("--gallery", "-g", envvar="TERAN_GALLERY_NAME", help="A name or an alias.")
+GalleryName = Annotated[
+    str,
+    Parameter(name=["--gallery", "-g"], env_var="TERAN_GALLERY_NAME", help="A name or an alias."),
 ]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: App) -> None:
     """Add the commands to `app`."""
-    app.command()(index)
-    app.command()(search)
-    app.add_typer(gallery_app, name="gallery")
+    app.command(index)
+    app.command(search)
+    app.command(gallery_app)
 
 
 def index(
-    directory: Annotated[Path, typer.Argument(help="Holds <id>.npz and <id>.npy of every image.")],
-    gallery: Gallery = DEFAULT,
-    again: Annotated[
-        bool, typer.Option(help="Index images that the gallery has already, too.")
-    ] = False,
+    directory: Path,
+    /,
+    *,
+    gallery: GalleryName = DEFAULT_GALLERY,
+    again: bool = False,
     size: Size = None,
-    url: Url = "localhost:8001",
-    timeout: Timeout = 60.0,
-    ca: Ca = None,
-    header: Header = None,
-) -> None:
+    connection: Connection = CONNECTION,
+) -> int:
     """Index a directory of region features; what is indexed already is skipped.
 
     A picture <id>.jpg or <id>.png beside the features becomes the image's location, and
@@ -63,13 +72,17 @@ def index(
     the end, and the exit status is 1.
 
     Example: teran index features/ --gallery holidays --size 640x480
+
+    Args:
+        directory: Holds <id>.npz and <id>.npy of every image.
+        again: Index images that the gallery has already, too.
     """
     paths = sorted(directory.glob("*.npz"))
     if not paths:
         raise TeranInputError(f"{directory} holds no .npz files")
     metadata = _metadata(directory)
     bad: list[str] = []
-    with connected(url, timeout, ca, header) as client:
+    with connection.client() as client:
         todo = paths if again else _missing(client, paths, gallery)
         entries = _entries(todo, parse_size(size), read_sizes(directory), metadata, bad)
         done = 0
@@ -79,44 +92,43 @@ def index(
                 done += 1
                 progress.update(task, completed=done + len(bad))
     skipped = len(paths) - len(todo)
-    typer.echo(
-        f"{done} images indexed in {gallery}" + (f", {skipped} were there" if skipped else "")
-    )
+    print(f"{done} images indexed in {gallery}" + (f", {skipped} were there" if skipped else ""))
     for line in bad[:_LISTED]:
-        typer.echo(f"not indexed: {line}", err=True)
+        print(f"not indexed: {line}", file=sys.stderr)
     if len(bad) > _LISTED:
-        typer.echo(f"and {len(bad) - _LISTED} more", err=True)
-    if bad:
-        raise typer.Exit(1)
+        print(f"and {len(bad) - _LISTED} more", file=sys.stderr)
+    return int(bool(bad))
 
 
 def search(
-    caption: Annotated[str, typer.Argument(help="The sentence.")],
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many images.")] = 10,
-    gallery: Gallery = DEFAULT,
-    where: Annotated[
-        str | None, typer.Option(help='A filter as JSON: {"label": "dog", "year": {"gte": 2000}}.')
-    ] = None,
-    min_score: Annotated[
-        float | None, typer.Option(help="Leave out what scores less per word.")
-    ] = None,
-    explain: Annotated[bool, typer.Option(help="Show the region each word matches.")] = False,
-    exact: Annotated[bool, typer.Option(help="Insist on a proven exact result.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with the pictures instead.")
-    ] = None,
+    caption: str,
+    /,
+    *,
+    k: Annotated[int, Parameter(name="-k", validator=Number(gte=1, lte=MAX_RESULTS))] = 10,
+    gallery: GalleryName = DEFAULT_GALLERY,
+    where: str | None = None,
+    min_score: float | None = None,
+    explain: bool = False,
+    exact: bool = False,
+    html: Path | None = None,
     json_: AsJson = False,
-    url: Url = "localhost:8001",
-    timeout: Timeout = 60.0,
-    ca: Ca = None,
-    header: Header = None,
+    connection: Connection = CONNECTION,
 ) -> None:
     """Find the images that fit a sentence best.
 
     Example: teran search "two dogs on a beach" -k 5 --where '{"year": {"gte": 2000}}'
+
+    Args:
+        caption: The sentence.
+        k: How many images.
+        where: A filter as JSON: {"label": "dog", "year": {"gte": 2000}}.
+        min_score: Leave out what scores less per word.
+        explain: Show the region each word matches.
+        exact: Insist on a proven exact result.
+        html: Write a page with the pictures instead.
     """
     condition = _where(where)
-    with connected(url, timeout, ca, header) as client:
+    with connection.client() as client:
         result = client.search(
             caption,
             k,
@@ -128,9 +140,9 @@ def search(
         )
     if html is not None:
         write_page(html, caption, result)
-        typer.echo(f"{len(result)} results written to {html}")
+        print(f"{len(result)} results written to {html}")
     elif json_:
-        typer.echo(json.dumps(asdict(result), indent=2))
+        print(json.dumps(asdict(result), indent=2))
     else:
         _print(result, explain)
 
@@ -156,116 +168,106 @@ def _print(result: SearchResult, explain: bool) -> None:
         console.print("the sentence was longer than the model takes, and was cut")
 
 
-@gallery_app.command()
+@gallery_app.command
 def info(
-    gallery: Annotated[str | None, typer.Argument(help="One; by default all of them.")] = None,
-    json_: AsJson = False,
-    url: Url = "localhost:8001",
-    timeout: Timeout = 60.0,
-    ca: Ca = None,
-    header: Header = None,
+    gallery: str | None = None, /, *, json_: AsJson = False, connection: Connection = CONNECTION
 ) -> None:
     """Show the galleries: kind, items, memory, disk and aliases.
 
     Example: teran gallery info holidays
+
+    Args:
+        gallery: One; by default all of them.
     """
-    with connected(url, timeout, ca, header) as client:
-        told = client.gallery_info(gallery)
+    with connection.client() as client:
+        report = client.gallery_info(gallery)
     if json_:
-        typer.echo(json.dumps(told, indent=2))
+        print(json.dumps(report, indent=2))
         return
     table = Table("gallery", "kind", "items", "memory", "disk", "model")
-    for one in told.get("galleries", [told]):
-        sizes = (one.get(f"bytes_{where}") for where in _PLACES)  # a cluster tells none
+    for one in report.get("galleries", [report]):
+        sizes = (one.get(f"bytes_{where}") for where in _PLACES)  # a cluster has none
         memory, disk = ("" if size is None else f"{size / 2**20:.0f} MiB" for size in sizes)
         fingerprint = one["model"]["fingerprint"][:12]
         table.add_row(one["name"], one["kind"], str(one["items"]), memory, disk, fingerprint)
     console = Console()
     console.print(table)
-    for alias, name in told.get("aliases", {}).items():
+    for alias, name in report.get("aliases", {}).items():
         console.print(f"{alias} is {name}")
-    for reason in told.get("unusable", {}).values():
+    for reason in report.get("unusable", {}).values():
         console.print(reason)
 
 
 _PLACES = ("in_memory", "on_disk")
 
 
-@gallery_app.command()
+@gallery_app.command
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(help="Items to remove.")] = None,
-    gallery: Gallery = DEFAULT,
-    everything: Annotated[bool, typer.Option(help="Remove the gallery itself.")] = False,
-    url: Url = "localhost:8001",
-    timeout: Timeout = 60.0,
-    ca: Ca = None,
-    header: Header = None,
+    *ids: str,
+    gallery: GalleryName = DEFAULT_GALLERY,
+    everything: bool = False,
+    connection: Connection = CONNECTION,
 ) -> None:
     """Remove items from a gallery, or the whole of it.
 
     Example: teran gallery delete 42 43 --gallery holidays
+
+    Args:
+        ids: Items to remove.
+        everything: Remove the gallery itself.
     """
     if everything == bool(ids):
         raise TeranInputError("pass the ids to remove, or --everything for the whole gallery")
-    with connected(url, timeout, ca, header) as client:
+    with connection.client() as client:
         if everything:
             client.drop_gallery(gallery)
-            typer.echo(f"{gallery} removed")
+            print(f"{gallery} removed")
         else:
-            assert ids is not None
-            typer.echo(f"{client.delete(ids, gallery=gallery)} of {len(ids)} items removed")
+            print(f"{client.delete(ids, gallery=gallery)} of {len(ids)} items removed")
 
 
-@gallery_app.command()
+@gallery_app.command
 def snapshot(
-    gallery: Gallery = DEFAULT,
-    url: Url = "localhost:8001",
-    timeout: Timeout = 600.0,
-    ca: Ca = None,
-    header: Header = None,
+    *, gallery: GalleryName = DEFAULT_GALLERY, connection: PatientConnection = PATIENT_CONNECTION
 ) -> None:
     """Write a gallery to one file on the server.
 
     Example: teran gallery snapshot --gallery holidays
     """
-    with connected(url, timeout, ca, header) as client:
-        typer.echo(client.snapshot(gallery))
+    with connection.client() as client:
+        print(client.snapshot(gallery))
 
 
-@gallery_app.command()
+@gallery_app.command
 def restore(
-    snapshot: Annotated[str, typer.Argument(help="The file's name, as `snapshot` printed it.")],
-    gallery: Annotated[str, typer.Argument(help="The name of the new gallery.")],
-    url: Url = "localhost:8001",
-    timeout: Timeout = 600.0,
-    ca: Ca = None,
-    header: Header = None,
+    snapshot: str, gallery: str, /, *, connection: PatientConnection = PATIENT_CONNECTION
 ) -> None:
     """Make a new gallery from a snapshot on the server.
 
     Example: teran gallery restore holidays-20260101T120000000000.tar holidays-again
+
+    Args:
+        snapshot: The file's name, as `snapshot` printed it.
+        gallery: The name of the new gallery.
     """
-    with connected(url, timeout, ca, header) as client:
-        told = client.restore(snapshot, gallery)
-    typer.echo(f"{told['items']} items restored to {gallery}")
+    with connection.client() as client:
+        report = client.restore(snapshot, gallery)
+    print(f"{report['items']} items restored to {gallery}")
 
 
-@gallery_app.command()
-def alias(
-    alias: Annotated[str, typer.Argument(help="The name searches use.")],
-    gallery: Annotated[str, typer.Argument(help="The gallery it means from now on.")],
-    url: Url = "localhost:8001",
-    timeout: Timeout = 60.0,
-    ca: Ca = None,
-    header: Header = None,
-) -> None:
+@gallery_app.command
+def alias(alias: str, gallery: str, /, *, connection: Connection = CONNECTION) -> None:
     """Point an alias at a gallery, for all clients at once.
 
     Example: teran gallery alias live holidays-2026
+
+    Args:
+        alias: The name searches use.
+        gallery: The gallery it means from now on.
     """
-    with connected(url, timeout, ca, header) as client:
+    with connection.client() as client:
         client.set_alias(alias, gallery)
-    typer.echo(f"{alias} is {gallery}")
+    print(f"{alias} is {gallery}")
 
 
 class _Rate(ProgressColumn):

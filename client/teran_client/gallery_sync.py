@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
+from teran.contract import DEFAULT_GALLERY
 from teran_client.aio import AsyncTeranClient
-from teran_client.gallery import DEFAULT, Entry, QueryLike, Where
+from teran_client.gallery import Entry, QueryLike, Where
 from teran_client.images import ImageRegions
 from teran_client.results import SearchResult
 
@@ -28,18 +29,26 @@ class GalleryVerbs(ABC):
 
     @overload
     def index(
-        self, items: _Indexable, *, gallery: str = DEFAULT, timeout: float | None = None
+        self, items: _Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
     ) -> str: ...
     @overload
     def index(
-        self, items: Sequence[_Indexable], *, gallery: str = DEFAULT, timeout: float | None = None
+        self,
+        items: Sequence[_Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
     ) -> list[str]: ...
     @overload
     def index(
-        self, items: Iterable[_Indexable], *, gallery: str = DEFAULT, timeout: float | None = None
+        self,
+        items: Iterable[_Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
     ) -> Iterator[str]: ...
     def index(
-        self, items: Any, *, gallery: str = DEFAULT, timeout: float | None = None
+        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
     ) -> str | list[str] | Iterator[str]:
         result: str | list[str] | AsyncIterator[str]
         result = self._wait(self._client.index(items, gallery=gallery, timeout=timeout))
@@ -51,7 +60,7 @@ class GalleryVerbs(ABC):
         queries: QueryLike,
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         min_score_per_word: float | None = None,
         explain: bool = False,
@@ -64,7 +73,7 @@ class GalleryVerbs(ABC):
         queries: Sequence[QueryLike],
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         min_score_per_word: float | None = None,
         explain: bool = False,
@@ -79,7 +88,7 @@ class GalleryVerbs(ABC):
         identifier: str,
         k: int = 10,
         *,
-        gallery: str = DEFAULT,
+        gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
         timeout: float | None = None,
     ) -> SearchResult:
@@ -88,12 +97,16 @@ class GalleryVerbs(ABC):
         )
 
     def delete(
-        self, ids: str | Sequence[str], *, gallery: str = DEFAULT, timeout: float | None = None
+        self,
+        ids: str | Sequence[str],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
     ) -> int:
         return self._wait(self._client.delete(ids, gallery=gallery, timeout=timeout))
 
     def known(
-        self, ids: Sequence[str], *, gallery: str = DEFAULT, timeout: float | None = None
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
     ) -> list[bool]:
         return self._wait(self._client.known(ids, gallery=gallery, timeout=timeout))
 
@@ -110,7 +123,7 @@ class GalleryVerbs(ABC):
     def drop_gallery(self, gallery: str, *, timeout: float | None = None) -> dict[str, Any]:
         return self._wait(self._client.drop_gallery(gallery, timeout=timeout))
 
-    def snapshot(self, gallery: str = DEFAULT, *, timeout: float | None = None) -> str:
+    def snapshot(self, gallery: str = DEFAULT_GALLERY, *, timeout: float | None = None) -> str:
         return self._wait(self._client.snapshot(gallery, timeout=timeout))
 
     def restore(

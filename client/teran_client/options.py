@@ -2,47 +2,63 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
+from teran.commandline import options
 from teran.errors import TeranInputError
 from teran_client.channel import Tls
 from teran_client.sync import TeranClient
 
-Url = Annotated[str, typer.Option(envvar="TERAN_URL", help="The server's gRPC address, host:port.")]
-Timeout = Annotated[
-    float,
-    typer.Option(envvar="TERAN_TIMEOUT", help="Seconds a request may take, retries included."),
-]
-Ca = Annotated[
-    Path | None,
-    typer.Option(envvar="TERAN_TLS_CA", help="Certificate authority; switches TLS on."),
-]
-Header = Annotated[
-    list[str] | None, typer.Option(help="Metadata sent with every request, as key=value.")
-]
-Size = Annotated[
-    str | None, typer.Option(help="The images' size, as 640x480, where no file has it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Size = Annotated[str | None, Parameter(help="The images' size, as 640x480, where no file has it.")]
 
 
-@contextmanager
-def connected(
-    url: str, timeout: float, ca: Path | None, header: list[str] | None, progress: bool = False
-) -> Iterator[TeranClient]:
-    """A client for a command's options, closed at the end."""
-    headers = {}
-    for entry in header or []:
-        key, separator, value = entry.partition("=")
-        if not separator:
-            raise TeranInputError(f"--header is {entry!r}, expected key=value")
-        headers[key] = value
-    tls = Tls(root_certificates=ca) if ca else None
-    with TeranClient(url, timeout=timeout, tls=tls, headers=headers, progress=progress) as client:
-        yield client
+@options
+class Connection:
+    """How to reach a server."""
+
+    _: KW_ONLY
+    url: str = "localhost:8001"
+    """The server's gRPC address, host:port."""
+    timeout: float = 60.0
+    """Seconds a request may take, retries included."""
+    ca: Annotated[Path | None, Parameter(env_var="TERAN_TLS_CA")] = None
+    """Certificate authority; switches TLS on."""
+    header: tuple[str, ...] = ()
+    """Metadata sent with every request, as key=value."""
+
+    @contextmanager
+    def client(self, *, progress: bool = False) -> Iterator[TeranClient]:
+        """A client, closed at the end.
+
+        Raises:
+            TeranInputError: a header is none.
+        """
+        headers = {}
+        for entry in self.header:
+            key, separator, value = entry.partition("=")
+            if not separator:
+                raise TeranInputError(f"--header is {entry!r}, expected key=value")
+            headers[key] = value
+        tls = Tls(root_certificates=self.ca) if self.ca else None
+        with TeranClient(
+            self.url, timeout=self.timeout, tls=tls, headers=headers, progress=progress
+        ) as client:
+            yield client
+
+
+@options
+class PatientConnection(Connection):
+    """How to reach a server that has something long to do."""
+
+    timeout: float = 600.0
+    """Seconds a request may take, retries included."""
+
+
+CONNECTION, PATIENT_CONNECTION = Connection(), PatientConnection()
 
 
 def parse_size(text: str | None) -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
+from teran.contract import MAX_CAPTION_BYTES, USUAL_REGIONS
 from teran.errors import TeranInputError, TeranServerError
 from teran_client.images import Floats, ImageRegions
 from teran_client.results import EncodedCaption, Match
@@ -28,10 +29,6 @@ _PARAMETER_FIELDS = {
     float: "double_param",
     str: "string_param",
 }
-
-MAX_CAPTION_BYTES = 64 * 1024
-TYPICAL_REGIONS = 36
-"""Images with fewer regions are padded to this many, so that requests have equal shapes."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +149,8 @@ def check_image(image: object, name: str, info: ModelInfo) -> ImageRegions:
 
 
 def image_inputs(images: Sequence[ImageRegions], info: ModelInfo) -> Arrays:
-    """Pad images to the longest of them, or to the usual 36 regions."""
-    length = max(TYPICAL_REGIONS, *(len(image) for image in images))
+    """Pad images to the longest of them, or to the usual 36 regions: requests of equal shapes."""
+    length = max(USUAL_REGIONS, *(len(image) for image in images))
     shape = (len(images), length)
     dtype = np.float16 if info.half_features else np.float32
     features = np.zeros((*shape, images[0].features.shape[1]), dtype)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
+from teran.contract import USUAL_REGIONS
 from teran_client import protocol
 from teran_client.images import Floats
 
@@ -32,7 +33,7 @@ async def align(
     if not scores.size:
         return scores
     width = max(len(one) for one in words)
-    height = max(max(len(one) for one in regions), protocol.TYPICAL_REGIONS)
+    height = max(max(len(one) for one in regions), USUAL_REGIONS)
     block, wide = _SOME, _SOME
     if len(words) <= _FEW:
         block, wide = _MANY, _FEW

@@ -18,8 +18,8 @@ from benchmarks import machine
 from examples.scenes.dataset import Sample, make_contrast_pair, make_split
 from examples.scenes.judge import contrast_hits, noun_hits
 from examples.scenes.report import Query, write_report
+from teran.cli.background import background_server
 from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
-from teran.serving.background import background_server
 
 MODEL = Path(__file__).parent / "model"
 GALLERY = "scenes"

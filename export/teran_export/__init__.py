@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from teran.extras import needs
 
 if TYPE_CHECKING:
-    from teran_export.publish import ExportOptions, Published, export
+    from teran_export.options import ExportOptions
+    from teran_export.publish import Published, export
 
 __all__ = ["ExportOptions", "Published", "export"]
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES, Engine
-from teran_export.engines.base import TIMING_CACHE, BuildOptions, Run, Source
+from teran_export.engines.base import TIMING_CACHE, Run, Source
 from teran_export.gate import EncoderCheck, Gate, PrecisionCheck, choose
 from teran_export.graphs import (
     ALIGNMENT,
@@ -32,8 +32,8 @@ from teran_export.graphs import (
     VISUAL_ENCODER,
     Graph,
 )
-from teran_export.limits import Limits
 from teran_export.manifest import Manifest
+from teran_export.options import AUTO, ExportOptions
 from teran_export.repository import (
     ENSEMBLES,
     GALLERY_ENSEMBLES,
@@ -42,31 +42,12 @@ from teran_export.repository import (
 )
 from teran_export.sensitivity import keep_in_float
 
-AUTO = "auto"
 CALIBRATED = ("int8", "fp8")
-_MODEL = (Path(teran.__file__).parent / "model", Path(teran.__file__).parent / "tokenizer.py")
+_MODEL = tuple(
+    Path(teran.__file__).parent / part for part in ("model", "tokenizer.py", "contract.py")
+)
 ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to publish, and where."""
-
-    bundle: Path
-    out: Path
-    engine: str = "openvino"
-    precision: str = AUTO
-    """A precision of the engine, or "auto": the fastest that passes the gate (int8 is tried only
-    with real calibration data)."""
-    calibration: Path | None = None
-    """An `.npz` of real images and captions; see `CalibrationData.load`."""
-    feature_precision: str = "fp32"
-    """What region features are sent in: "fp32", or "fp16", half as long."""
-    limits: Limits = field(default_factory=Limits)
-    build: BuildOptions = field(default_factory=BuildOptions)
-    force: bool = False
-    """Build even where the published repository is up to date."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import serialize_byte_tensor
 
+from teran.contract import USUAL_REGIONS
 from teran.model import TeranConfig
 from teran.resources import MODEL_REPOSITORY
 from teran.tokenizer import MAX_WORD_PIECES, WORD_BUCKETS
 from teran_export.engines.base import Engine, Source
 from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, random_inputs
-from teran_export.limits import MAX_CELLS, MAX_REGIONS, Limits
+from teran_export.limits import MAX_CELLS, MAX_REGIONS
+from teran_export.options import Limits
 
 VERSION = "1"
 ENSEMBLES = ("encode_caption", "match")
@@ -48,7 +50,7 @@ class RepositoryBuilder:
         shutil.copyfile(MODEL_REPOSITORY / "tokenizer" / VERSION / "model.py", folder / "model.py")
         tokenizer.save(str(folder / "tokenizer.json"))
         config = _source("tokenizer")
-        config.max_batch_size = self._limits.captions
+        config.max_batch_size = self._limits.max_captions
         config.parameters["max_word_pieces"].string_value = str(self._max_words)
         for i, caption in enumerate(_WARM_CAPTIONS):
             self._warm_up(config, f"sample_{i}", {"caption": np.array([[caption]], np.object_)})
@@ -67,28 +69,29 @@ class RepositoryBuilder:
         samples: list[tuple[int, ...]]
         embed = self._config.embed_dim
         if graph == VISUAL_ENCODER:
-            config.max_batch_size = self._limits.images
+            config.max_batch_size = self._limits.max_images
             config.input[0].dims[1] = self._config.feature_dim
             config.input[0].data_type = self._feature_type
             config.output[0].dims[1] = embed
             parameters["max_length"] = str(MAX_REGIONS)
-            parameters["static_rows"] = "36"
-            samples = [(1, 36), (1, 8), (min(4, self._limits.images), 36)]
+            parameters["static_rows"] = str(USUAL_REGIONS)
+            most = min(4, self._limits.max_images)
+            samples = [(1, USUAL_REGIONS), (1, 8), (most, USUAL_REGIONS)]
         elif graph == TEXTUAL_ENCODER:
-            config.max_batch_size = self._limits.captions
+            config.max_batch_size = self._limits.max_captions
             config.output[0].dims[1] = embed
             parameters["max_length"] = str(self._max_words)
             parameters["max_id"] = str(self._config.text.vocab_size - 1)
             widths = [width for width in WORD_BUCKETS if width <= self._max_words]
             parameters["static_rows"] = ",".join(str(w) for w in widths if w in _STATIC_WORDS)
             samples = [(1, width) for width in widths]
-            samples.append((min(4, self._limits.captions), widths[0]))
+            samples.append((min(4, self._limits.max_captions), widths[0]))
         else:
             for tensor in config.input:
                 tensor.dims[2] = embed
             parameters["max_length"] = str(MAX_REGIONS)
             parameters["max_cells"] = str(MAX_CELLS)
-            samples = [(1, 36, 1, 16), (8, 36, 1, 16)]
+            samples = [(1, USUAL_REGIONS, 1, 16), (8, USUAL_REGIONS, 1, 16)]
         for key, value in parameters.items():
             config.parameters[key].string_value = value
         engine.configure(config, source, precision)
@@ -101,7 +104,7 @@ class RepositoryBuilder:
         folder = self.version_directory("gallery")
         shutil.copyfile(MODEL_REPOSITORY / "gallery" / VERSION / "model.py", folder / "model.py")
         config = _source("gallery")
-        config.max_batch_size = max(self._limits.images, self._limits.captions)
+        config.max_batch_size = max(self._limits.max_images, self._limits.max_captions)
         config.input[0].dims[1] = self._config.embed_dim
         values = {
             "fingerprint": fingerprint,
@@ -126,8 +129,8 @@ class RepositoryBuilder:
                 if tensor.name == "word_embeddings":
                     tensor.dims[-1] = embed
             if config.max_batch_size:
-                captions = config.input[0].name == "caption"
-                config.max_batch_size = self._limits.captions if captions else self._limits.images
+                limits, of_captions = self._limits, config.input[0].name == "caption"
+                config.max_batch_size = limits.max_captions if of_captions else limits.max_images
             self._write(config)
             # An empty version directory would not survive version control or some file copies.
             (self.version_directory(name) / ".keep").touch()

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from teran.errors import TeranInputError
-from teran.gallery.kernels.base import Floats
 
 MAX_ID_BYTES = 1024
 MAX_RECORD_BYTES = 64 * 1024
@@ -28,7 +27,7 @@ class Item:
     id: str
     rows: npt.NDArray[np.float16]
     """(R, E), absent rows left out."""
-    boxes: Floats | None = None
+    boxes: npt.NDArray[np.float32] | None = None
     """(R, 4) of an image's regions."""
     tokens: tuple[str, ...] = ()
     """The R word pieces of a sentence."""

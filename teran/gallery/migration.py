@@ -10,14 +10,14 @@ from pathlib import Path
 from qdrant_client import QdrantClient
 
 from teran.errors import GalleryError
-from teran.gallery.base import Model
-from teran.gallery.cluster import ClusterGalleries
-from teran.gallery.galleries import take
-from teran.gallery.gallery import read_description
+from teran.gallery.catalog import Model
+from teran.gallery.cluster.catalog import ClusterCatalog
+from teran.gallery.embedded.gallery import read_description
+from teran.gallery.embedded.lock import lock_directory
+from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item
-from teran.gallery.kernels.portable import PortableKernel
-from teran.gallery.pooling import Kind
-from teran.gallery.store import GalleryStore
+from teran.gallery.search.kernels.portable import PortableKernel
+from teran.gallery.search.pooling import Kind
 
 _PAGE = 64
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ def migrate(
         description = read_description(directory)
         model = Model(**description.model)
         store = GalleryStore(directory / "store", model.embed_dim)
-        galleries = ClusterGalleries(client, model, PortableKernel(1))
+        galleries = ClusterCatalog(client, model, PortableKernel(1))
         try:
             galleries.get_or_create(name, Kind(description.kind))
             target = galleries.get(name)
@@ -78,7 +78,7 @@ def _pages(items: Iterator[Item]) -> Iterator[Sequence[Item]]:
 def _locked(root: Path) -> Iterator[None]:
     if not root.is_dir():
         raise GalleryError(f"there are no galleries at {root}")
-    lock = take(root / "LOCK")
+    lock = lock_directory(root)
     try:
         yield
     finally:

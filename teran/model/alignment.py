@@ -9,9 +9,9 @@ way no padding is needed, and a pair's score never depends on the rest of the ba
 import torch
 from torch import Tensor
 
+from teran.contract import USUAL_REGIONS
 from teran.model.config import Pooling
 
-EVALUATION_REGIONS = 36
 EVALUATION_WORDS = 85
 """Scored positions of a caption padded to the authors' 88 (without [CLS] and the last two)."""
 
@@ -53,7 +53,7 @@ def pool(
     def best_region_per_word() -> Tensor:
         best = similarity.masked_fill(~region_mask[:, :, None, None], -2.0).amax(dim=1)
         clamped = best.clamp(min=0.0)
-        complete = (n_regions >= EVALUATION_REGIONS)[:, :, None]
+        complete = (n_regions >= USUAL_REGIONS)[:, :, None]
         return torch.where(complete, best, clamped).masked_fill(~word_mask, 0.0).sum(dim=-1)
 
     def best_word_per_region() -> Tensor:
@@ -71,7 +71,7 @@ def pool(
         case Pooling.SUM:
             return similarity.sum(dim=(1, 3))
         case Pooling.MEAN:
-            cells = n_regions.clamp(min=EVALUATION_REGIONS) * n_words.clamp(min=EVALUATION_WORDS)
+            cells = n_regions.clamp(min=USUAL_REGIONS) * n_words.clamp(min=EVALUATION_WORDS)
             return similarity.sum(dim=(1, 3)) / cells
         case Pooling.SCAN_SENTENCES:
             return _scan_sentences(similarity, word_embeddings, region_mask, word_mask)

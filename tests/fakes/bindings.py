@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     ROOT / "export/teran_export/tensorrt/builder.py",
-    ROOT / "teran/serving/plan.py",
+    ROOT / "teran/runtime/plan.py",
 )
 DATA = Path(__file__).with_name("bindings.json")
 _OBJECTS = {

@@ -19,15 +19,15 @@ import psutil
 import pytest
 from teran_client import Entry, ImageRegions, TeranClient, TeranError
 
+from teran.cli.background import BackgroundServer, background_server
 from teran.errors import GalleryError, ServingError
-from teran.gallery.base import Model
-from teran.gallery.galleries import LocalGalleries
+from teran.gallery.catalog import Model
+from teran.gallery.embedded.catalog import EmbeddedCatalog
+from teran.gallery.embedded.store import RESERVE
 from teran.gallery.item import Item
-from teran.gallery.kernels import kernel
-from teran.gallery.pooling import Kind
-from teran.gallery.search import Query
-from teran.gallery.store import RESERVE
-from teran.serving.background import BackgroundServer, background_server
+from teran.gallery.search.kernels import kernel
+from teran.gallery.search.pooling import Kind
+from teran.gallery.search.query import Query
 from tests.data import images
 from tests.server.test_supervision import children, model_process, wait_for
 
@@ -220,7 +220,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk_is_an_error_and_searches_go_on(small_disk: Path) -> None:
-    galleries = LocalGalleries(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
+    galleries = EmbeddedCatalog(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
     gallery = galleries.get_or_create("default", Kind.IMAGES)
     values = np.random.default_rng(0)
     stored = 0
@@ -245,7 +245,7 @@ def test_full_disk_is_an_error_and_searches_go_on(small_disk: Path) -> None:
     assert len(result.hits) == min(stored, 1000)
     assert galleries.writer.write(gallery, deletes=["i0"]).result(30) == 1  # which makes room
     galleries.close()
-    again = LocalGalleries(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
+    again = EmbeddedCatalog(small_disk / "root", Model("a" * 64, 256, "MrSw"), kernel())
     assert len(again.get("default")) == again.get("default").store.count() == stored - 1
     again.close()
 
@@ -266,7 +266,7 @@ def test_group_commits_survive_kills_at_random_moments(tmp_path: Path) -> None:
                 name, value = line.split()
                 acknowledged[name] = int(value)
         process.wait()
-    galleries = LocalGalleries(tmp_path / "root", Model("a" * 64, 64, "MrSw"), kernel())
+    galleries = EmbeddedCatalog(tmp_path / "root", Model("a" * 64, 64, "MrSw"), kernel())
     gallery = galleries.get("default")
     there = {one.id: one for one in gallery.store.items()}
     assert acknowledged

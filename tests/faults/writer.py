@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from teran.gallery.base import Model
-from teran.gallery.galleries import LocalGalleries
+from teran.gallery.catalog import Model
+from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.item import Item
-from teran.gallery.kernels import kernel
-from teran.gallery.pooling import Kind
+from teran.gallery.search.kernels import kernel
+from teran.gallery.search.pooling import Kind
 
-galleries = LocalGalleries(Path(sys.argv[1]), Model("a" * 64, 64, "MrSw"), kernel(1))
+galleries = EmbeddedCatalog(Path(sys.argv[1]), Model("a" * 64, 64, "MrSw"), kernel(1))
 gallery = galleries.get_or_create("default", Kind.IMAGES)
 print("ready", flush=True)
 value = int(sys.argv[2]) * 1_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.local import addresses, prometheus, until
-from teran.serving.background import background_server
+from teran.cli.background import background_server
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("installed")]
 

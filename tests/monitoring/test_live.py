@@ -19,7 +19,7 @@ from teran_client import TeranClient, TeranInputError
 from monitoring import dashboard
 from monitoring.load import MixedLoad
 from monitoring.local import Prometheus, addresses, prometheus, until
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 from tests.data import captions, images
 from tests.monitoring.conftest import MONITORING
 

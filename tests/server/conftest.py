@@ -7,7 +7,7 @@ import pytest
 from teran_client import TeranClient
 from teran_export import ExportOptions, export
 
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from teran_client import TeranClient, TeranError, TeranInputError
 from teran_client.metrics import ClientMetrics
 
-from teran.serving.background import BackgroundServer
-from teran.serving.process import free_port
+from teran.cli.background import BackgroundServer
+from teran.supervisor.process import free_port
 from tests.data import images
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from teran_client import TeranClient
 
-from teran.serving.background import BackgroundServer
+from teran.cli.background import BackgroundServer
 from tests.authors import TEXT_CONFIG, authors_config, write_checkpoint
 from tests.data import captions, images
 

@@ -6,7 +6,7 @@ import pytest
 import tritonclient.grpc as triton
 from teran_client import TeranClient
 
-from teran.serving.background import BackgroundServer
+from teran.cli.background import BackgroundServer
 
 E, F = 16, 24
 CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str, list[int]]]]] = {

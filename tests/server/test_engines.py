@@ -9,9 +9,9 @@ import pytest
 from teran_client import Entry, TeranClient, TeranInputError
 from teran_export import ExportOptions, export
 
+from teran.cli.background import background_server
 from teran.errors import ExportError
 from teran.model import TeranModel
-from teran.serving.background import background_server
 from tests.data import captions, images
 from tests.server.test_results import torch_caption, torch_image
 

@@ -16,7 +16,7 @@ from teran_client import (
 )
 from teran_client.protocol import infer_request
 
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 from tests.data import captions, images
 
 PHOTOS = images(40, seed=7, longest=50)
@@ -216,7 +216,7 @@ WRONG: list[tuple[dict[str, np.ndarray], Parameters, str]] = [
 
 @pytest.fixture(scope="module")
 def stub(server: BackgroundServer) -> Iterator[object]:
-    from teran.serving.canary import connect
+    from teran.supervisor.canary import connect
 
     host, port = server.url.split(":")
     channel, made = connect(host, int(port))

@@ -18,7 +18,7 @@ from teran_client.protocol import caption_inputs, infer_request
 from tritonclient.grpc import service_pb2_grpc
 
 from monitoring.local import until
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 from tests.data import images
 
 SEARCH_MODELS = ["tokenizer", "textual_encoder", "gallery"]

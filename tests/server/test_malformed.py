@@ -9,7 +9,7 @@ import tritonclient.grpc as triton
 from teran_client import TeranClient, TeranInputError
 from tritonclient.utils import InferenceServerException
 
-from teran.serving.background import BackgroundServer
+from teran.cli.background import BackgroundServer
 from tests.conftest import TINY
 
 F, E = TINY.feature_dim, TINY.embed_dim

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from teran_client import Entry, TeranClient
 
-from teran.serving.background import BackgroundServer
-from teran.serving.process import free_port
+from teran.cli.background import BackgroundServer
+from teran.supervisor.process import free_port
 from tests.data import images
 
 COMMAND = [sys.executable, "-m", "teran_client.cli"]

@@ -17,8 +17,8 @@ from teran_client import (
 )
 from tritonclient.grpc import service_pb2
 
+from teran.cli.background import BackgroundServer
 from teran.model import TeranModel
-from teran.serving.background import BackgroundServer
 from teran.tokenizer import CaptionTokenizer
 from tests.data import captions, images
 

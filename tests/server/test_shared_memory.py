@@ -13,7 +13,7 @@ from teran_client import Entry, TeranClient, TeranInputError, TeranTimeoutError
 from teran_client.aio import AsyncTeranClient
 from tritonclient.grpc import service_pb2 as pb
 
-from teran.serving.background import BackgroundServer
+from teran.cli.background import BackgroundServer
 from tests.data import images
 
 

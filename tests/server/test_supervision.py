@@ -15,7 +15,7 @@ import psutil
 import pytest
 from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
 
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 from tests.data import images
 
 MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment", "gallery")

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from teran_client import Entry, TeranClient, TeranInputError
 from teran_client.tracing import ClientTracing
 
-from teran.serving.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer, background_server
 from tests.data import images
 
 
@@ -153,7 +153,7 @@ def test_errors_are_in_the_span(
 
 def test_a_wrong_address_is_refused(repository: Path) -> None:
     from teran.errors import ServingError
-    from teran.serving.settings import ServeSettings
+    from teran.supervisor.settings import ServeSettings
 
     settings = ServeSettings(repository, trace_url="collector:4318")
     with pytest.raises(ServingError, match="--trace-url is 'collector:4318'"):

@@ -13,12 +13,12 @@ from teran_client import AsyncTeranClient, Entry, TeranClient, TeranError, Teran
 from teran_client.channel import Tls
 from tritonclient.grpc import service_pb2
 
+from teran.cli.background import BackgroundServer, background_server
 from teran.errors import ServingError
-from teran.serving import installation
-from teran.serving.background import BackgroundServer, background_server
-from teran.serving.logs import ServerLog
-from teran.serving.process import TritonProcess, free_port
-from teran.serving.settings import ServeSettings
+from teran.supervisor import installation
+from teran.supervisor.logs import ServerLog
+from teran.supervisor.process import TritonProcess, free_port
+from teran.supervisor.settings import ServeSettings
 from tests.data import images
 from tests.server.test_supervision import model_process, wait_for
 
@@ -48,7 +48,15 @@ def secured(repository: Path, certificate: Path) -> Iterator[str]:
         f"--grpc-server-key={certificate / 'key.pem'}",
         "--grpc-restricted-protocol=inference:teran-key=secret",
     )
-    settings = ServeSettings(repository, host, grpc, http, metrics, health, arguments=flags)
+    settings = ServeSettings(
+        repository,
+        host=host,
+        grpc_port=grpc,
+        http_port=http,
+        metrics_port=metrics,
+        health_port=health,
+        arguments=flags,
+    )
     process = TritonProcess(settings, installation.find(), ServerLog())
     url = f"localhost:{grpc}"
     try:
@@ -158,7 +166,7 @@ def test_supervisor_brings_models_back_through_tls(
 
 
 def test_exposure_is_known(certificate: Path) -> None:
-    plain = ServeSettings(Path(), "0.0.0.0", admin_key="a", write_key="w")
+    plain = ServeSettings(Path(), host="0.0.0.0", admin_key="a", write_key="w")
     files = certificate / "cert.pem", certificate / "key.pem"
     secured = dataclasses.replace(plain, tls_certificate=files[0], tls_key=files[1])
     assert not secured.is_exposed

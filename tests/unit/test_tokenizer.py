@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from teran.contract import MAX_CAPTION_BYTES
 from teran.errors import CheckpointError, TeranInputError
 from teran.tokenizer import (
-    MAX_CAPTION_BYTES,
     MAX_WORD_PIECES,
     WORD_BUCKETS,
     CaptionTokenizer,

@@ -7,29 +7,9 @@ from typing import Any, Protocol
 
 from teran.model import TeranModel
 from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
-from teran_export.limits import Limits
+from teran_export.options import BuildOptions, Limits
 
 TIMING_CACHE = "timing.cache"
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How engines are built; each uses those it knows.
-
-    Attributes:
-        workspace: bytes of scratch memory a kernel may use.
-        optimization_level: 0 to 5, TensorRT's builder optimisation level; more takes longer.
-        hardware_compatible: run on other GPUs of Ampere and later, more slowly.
-        version_compatible: load in later TensorRT versions, where the server allows it.
-        native: AOTInductor packages for Triton's own `pytorch` backend, which knows them from
-            release 26.03 on; older servers refuse such a config.
-    """
-
-    workspace: int = 4 << 30
-    optimization_level: int = 3
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-    native: bool = False
 
 
 Run = Callable[[Arrays], Arrays]
@@ -58,7 +38,7 @@ class Source:
     @property
     def largest_batch(self) -> int:
         """The published batch limit; 0 for what is not batched."""
-        limits = {VISUAL_ENCODER: self.limits.images, TEXTUAL_ENCODER: self.limits.captions}
+        limits = {VISUAL_ENCODER: self.limits.max_images, TEXTUAL_ENCODER: self.limits.max_captions}
         return limits.get(self.graph, 0)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import onnx
 import torch
 
+from teran.contract import USUAL_REGIONS
 from teran.extras import needs
 from teran.model.precision import in_precision
-from teran.serving.plan import Plan
+from teran.runtime.plan import Plan
 from teran.tokenizer import MAX_WORD_PIECES
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import ALIGNMENT, TEXTUAL_ENCODER, Arrays, Graph
@@ -23,7 +24,7 @@ from teran_export.limits import MAX_REGIONS
 from teran_export.onnx_graphs import write_graph
 from teran_export.tensorrt.builder import build_plan, make_logger
 from teran_export.tensorrt.operators import check_graph
-from teran_export.tensorrt.profiles import GRAPH_WORDS, USUAL_REGIONS, Profile, fixed_dims, profiles
+from teran_export.tensorrt.profiles import GRAPH_WORDS, Profile, fixed_dims, profiles
 from teran_export.tensorrt.quantize import quantize
 
 _QUANTIZED = ("int8", "fp8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from teran.errors import ExportError
-from teran_export.engines.base import BuildOptions
+from teran_export.options import BuildOptions
 from teran_export.tensorrt.profiles import Profile
 
 Report = Callable[[str], None]
@@ -56,7 +56,7 @@ def build_plan(
         reasons = "; ".join(f"{e.node_name() or 'graph'}: {e.desc()}" for e in errors)
         raise ExportError(f"TensorRT can't parse {onnx.name}: {reasons or logger.summary()}")
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
     config.builder_optimization_level = options.optimization_level
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS

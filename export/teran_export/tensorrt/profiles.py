@@ -8,12 +8,12 @@ regions the 36 of bottom-up attention.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from teran.contract import USUAL_REGIONS
 from teran.model import TeranConfig
 from teran_export.graphs import ALIGNMENT, TEXTUAL_ENCODER, VISUAL_ENCODER, Graph
 
 Shape = tuple[int, ...]
 MIN_WORDS, USUAL_WORDS = 8, 16
-USUAL_REGIONS = 36
 GRAPH_WORDS = (16, 32)
 """Word buckets of single captions that get a CUDA graph."""
 _ALIGNMENTS = (

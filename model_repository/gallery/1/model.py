@@ -1,27 +1,23 @@
-"""The `gallery` model: an adapter between Triton and `teran.gallery.service`."""
+"""The `gallery` model: an adapter between Triton and `teran.gallery.protocol`."""
 
 import json
 import os
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from time import monotonic, monotonic_ns, perf_counter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import GalleryBusyError, TeranError, TeranInputError
-from teran.gallery.base import Galleries, Model
-from teran.gallery.galleries import LocalGalleries
-from teran.gallery.kernels import kernel
-from teran.gallery.request import Arrays, Request
-from teran.gallery.service import GalleryService
-from teran.serving import settings
-from teran.serving.metrics import SEARCH_SECONDS, Recorder
-from teran.serving.request import parameters_of
-from teran.serving.request_log import RequestLog
-from teran.serving.settings import THREADS_VARIABLE
+from teran.gallery.catalog import Model
+from teran.gallery.opening import open_catalog
+from teran.gallery.protocol.request import Arrays, Request
+from teran.gallery.protocol.service import GalleryService
+from teran.runtime.environment import WRITE_KEY_VARIABLE
+from teran.runtime.metrics import SEARCH_SECONDS, Recorder
+from teran.runtime.request import parameters_of
+from teran.runtime.request_log import RequestLog
 
 _REPORT_EVERY = 1.0
 """Seconds between words on the galleries, of which the supervisor tells."""
@@ -41,12 +37,12 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         values = {name: entry["string_value"] for name, entry in parameters.items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
-        self._galleries = _open_galleries(model)
+        self._galleries = open_catalog(model, os.environ)
         self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(
             self._galleries,
             model.embed_dim,
-            os.environ.get(settings.WRITE_KEY_VARIABLE),
+            os.environ.get(WRITE_KEY_VARIABLE),
             self._recorder,
         )
         self._reported = 0.0
@@ -78,28 +74,6 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._galleries.close()
-
-
-def _open_galleries(model: Model) -> Galleries:
-    """Galleries of a directory or a cluster, as the server's settings say."""
-    environment = os.environ
-    chosen = kernel(int(environment.get(THREADS_VARIABLE.format(model="GALLERY"), "0")))
-    if url := environment.get(settings.GALLERY_URL_VARIABLE):
-        from teran.gallery.cluster import ClusterGalleries, connect
-
-        client = connect(url, environment.get(settings.GALLERY_API_KEY_VARIABLE))
-        return ClusterGalleries(client, model, chosen)
-    flush = environment.get(settings.GALLERY_FLUSH_VARIABLE) == "1"
-    directory = Path(environment[settings.GALLERY_VARIABLE])
-    device = environment.get(settings.GALLERY_DEVICE_VARIABLE, "cpu")
-    if device == "cpu":
-        return LocalGalleries(directory, model, chosen, flush=flush)
-    from teran.gallery.device import DeviceCopy
-
-    precision = environment.get(settings.GALLERY_PRECISION_VARIABLE, "fp16")
-    copy = partial(DeviceCopy, device, precision)
-    copy()  # a device that is not there is better told now than by every gallery
-    return LocalGalleries(directory, model, chosen, flush=flush, device=copy)
 
 
 def _read(request: Any, answer: "Future[Arrays | TeranError]") -> Request | None:

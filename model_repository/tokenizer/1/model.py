@@ -11,9 +11,9 @@ import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
 from teran.errors import TeranInputError
-from teran.serving.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
-from teran.serving.request import parameters_of
-from teran.serving.request_log import RequestLog
+from teran.runtime.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
+from teran.runtime.request import parameters_of
+from teran.runtime.request_log import RequestLog
 from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
 
 

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper
 from teran_export import ExportOptions, export
 from teran_export.engines import ENGINES
-from teran_export.engines.base import BuildOptions, Source
+from teran_export.engines.base import Source
 from teran_export.engines.tensorrt import TensorRtEngine, typed_graph
 from teran_export.gate import MIN_COSINE
 from teran_export.graphs import (
@@ -26,8 +26,9 @@ from teran_export.graphs import (
     Graph,
     random_inputs,
 )
-from teran_export.limits import MAX_CELLS, Limits
+from teran_export.limits import MAX_CELLS
 from teran_export.onnx_graphs import write_graph
+from teran_export.options import BuildOptions, Limits
 from teran_export.tensorrt.builder import build_plan
 from teran_export.tensorrt.operators import check_graph, support
 from teran_export.tensorrt.profiles import Range, profiles
@@ -226,7 +227,7 @@ def built(trt: FakeTensorRt, work: Path, options: BuildOptions | None = None) ->
 
 def test_builder_asks_for_what_was_chosen(tmp_path: Path) -> None:
     trt = FakeTensorRt()
-    told = built(trt, tmp_path, BuildOptions(1 << 30, 5, True, True))
+    told = built(trt, tmp_path, BuildOptions(1 << 10, 5, True, True))
     assert ("create_network", 1 << 1) in trt.calls, "10.x needs the strongly typed flag"
     assert ("set_memory_pool_limit", "WORKSPACE", 1 << 30) in trt.calls
     assert ("set_flag", "VERSION_COMPATIBLE") in trt.calls

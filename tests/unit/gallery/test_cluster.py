@@ -8,14 +8,15 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from teran.errors import GalleryBusyError, GalleryError, TeranInputError
-from teran.gallery.base import Model
-from teran.gallery.cluster import PREFIX, ClusterGalleries, connect
-from teran.gallery.galleries import LocalGalleries
+from teran.gallery.catalog import Model
+from teran.gallery.cluster.catalog import PREFIX, ClusterCatalog
+from teran.gallery.cluster.connection import connect
+from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.item import Item
-from teran.gallery.kernels import kernel
 from teran.gallery.migration import migrate
-from teran.gallery.pooling import Kind
-from teran.gallery.search import Query
+from teran.gallery.search.kernels import kernel
+from teran.gallery.search.pooling import Kind
+from teran.gallery.search.query import Query
 
 DIM = 64
 
@@ -57,8 +58,8 @@ def test_results_are_those_of_a_directory(
     client: QdrantClient, tmp_path: Path, kind: Kind, pooling: str
 ) -> None:
     stored = items(60, kind)
-    local = LocalGalleries(tmp_path / "root", model(pooling), kernel())
-    cluster = ClusterGalleries(client, model(pooling), kernel())
+    local = EmbeddedCatalog(tmp_path / "root", model(pooling), kernel())
+    cluster = ClusterCatalog(client, model(pooling), kernel())
     queries = [Query(unit(1000 + n, n), k=7, exact=True) for n in (1, 6, 36)]
     results = []
     for galleries in (local, cluster):
@@ -79,7 +80,7 @@ def test_results_are_those_of_a_directory(
 
 def test_cluster_scores_by_itself_unless_asked(client: QdrantClient) -> None:
     """Its MaxSim is MrSw of images with 36 regions, up to the rounding of stored embeddings."""
-    galleries = ClusterGalleries(client, model(), kernel())
+    galleries = ClusterCatalog(client, model(), kernel())
     gallery = galleries.get_or_create("default", Kind.IMAGES)
     full = [item for item in items(60, Kind.IMAGES) if len(item.rows) >= 36]
     galleries.writer.write(gallery, full).result(30)
@@ -99,7 +100,7 @@ def test_cluster_scores_by_itself_unless_asked(client: QdrantClient) -> None:
 
 
 def test_items_and_explanations(client: QdrantClient) -> None:
-    galleries = ClusterGalleries(client, model(), kernel())
+    galleries = ClusterCatalog(client, model(), kernel())
     gallery = galleries.get_or_create("default", Kind.IMAGES)
     one = items(1, Kind.IMAGES)[0]
     galleries.writer.write(gallery, [one]).result(30)
@@ -124,8 +125,8 @@ def test_items_and_explanations(client: QdrantClient) -> None:
 def test_servers_see_each_others_changes(
     client: QdrantClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teran.gallery.cluster._AGE", 0.0)
-    first, second = (ClusterGalleries(client, model(), kernel()) for _ in range(2))
+    monkeypatch.setattr("teran.gallery.cluster.catalog._AGE", 0.0)
+    first, second = (ClusterCatalog(client, model(), kernel()) for _ in range(2))
     for name in ("v1", "v2"):
         gallery = first.get_or_create(name, Kind.IMAGES)
         first.writer.write(gallery, [Item(name, unit(1, 36).astype(np.float16))]).result(30)
@@ -141,13 +142,13 @@ def test_servers_see_each_others_changes(
 
 
 def test_another_model_and_foreign_collections_are_refused(client: QdrantClient) -> None:
-    first = ClusterGalleries(client, model(), kernel())
+    first = ClusterCatalog(client, model(), kernel())
     first.get_or_create("mine", Kind.IMAGES)
     first.close()
     vectors = models.VectorParams(size=4, distance=models.Distance.DOT)
     client.create_collection("foreign", vectors)
     client.create_collection(f"{PREFIX}odd", vectors)
-    other = ClusterGalleries(client, model(fingerprint="b"), kernel())
+    other = ClusterCatalog(client, model(fingerprint="b"), kernel())
     with pytest.raises(GalleryError, match="made with another model"):
         other.get("mine")
     with pytest.raises(GalleryError, match="'teran-odd' is no gallery"):
@@ -158,7 +159,7 @@ def test_another_model_and_foreign_collections_are_refused(client: QdrantClient)
 
 def test_absent_cluster_is_reported() -> None:
     """The server starts all the same, and answers when the cluster is there."""
-    galleries = ClusterGalleries(connect("http://127.0.0.1:1", timeout=2), model(), kernel())
+    galleries = ClusterCatalog(connect("http://127.0.0.1:1", timeout=2), model(), kernel())
     for _ in range(2):
         with pytest.raises(GalleryBusyError, match="cluster"):
             galleries.get("default")
@@ -166,7 +167,7 @@ def test_absent_cluster_is_reported() -> None:
 
 
 def test_migration_copies_what_is_missing(client: QdrantClient, tmp_path: Path) -> None:
-    local = LocalGalleries(tmp_path / "root", model(), kernel())
+    local = EmbeddedCatalog(tmp_path / "root", model(), kernel())
     gallery = local.get_or_create("default", Kind.IMAGES)
     stored = items(90, Kind.IMAGES)
     local.writer.write(gallery, stored).result(30)
@@ -177,13 +178,13 @@ def test_migration_copies_what_is_missing(client: QdrantClient, tmp_path: Path) 
     first = migrate(tmp_path / "root", "default", client, lambda *now: told.append(now))
     assert (first.items, first.copied) == (90, 90)
     assert told == [(64, 90), (90, 90)]
-    again = LocalGalleries(tmp_path / "root", model(), kernel())
+    again = EmbeddedCatalog(tmp_path / "root", model(), kernel())
     changed = [Item("i3", unit(999, 36).astype(np.float16)), Item("new", stored[0].rows)]
     again.writer.write(again.get("default"), changed).result(30)
     again.close()
     second = migrate(tmp_path / "root", "default", client)
     assert (second.items, second.copied) == (91, 2)
-    cluster = ClusterGalleries(client, model(), kernel())
+    cluster = ClusterCatalog(client, model(), kernel())
     live = Item("i5", unit(777, 36).astype(np.float16))
     cluster.writer.write(cluster.get("default"), [live]).result(30)
     assert migrate(tmp_path / "root", "default", client).copied == 0

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.base import Galleries, Model
-from teran.gallery.cluster import ClusterGalleries, connect
-from teran.gallery.device import DeviceCopy
-from teran.gallery.galleries import LocalGalleries
+from teran.gallery.catalog import GalleryCatalog, Model
+from teran.gallery.cluster.catalog import ClusterCatalog
+from teran.gallery.cluster.connection import connect
+from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.item import Item
-from teran.gallery.kernels import kernel
-from teran.gallery.pooling import Kind
-from teran.gallery.search import Query
+from teran.gallery.search.device import DeviceCopy
+from teran.gallery.search.kernels import kernel
+from teran.gallery.search.pooling import Kind
+from teran.gallery.search.query import Query
 
 DIM = 64
 MODEL = Model("a" * 64, DIM, "MrSw")
@@ -38,36 +39,36 @@ def item(name: str, variant: int, **metadata: object) -> Item:
     return Item(name, rows, boxes=np.full((len(rows), 4), 0.5, np.float32), metadata=metadata)
 
 
-def opened(root: Path, model: Model = MODEL) -> LocalGalleries:
-    return LocalGalleries(root, model, kernel())
+def opened(root: Path, model: Model = MODEL) -> EmbeddedCatalog:
+    return EmbeddedCatalog(root, model, kernel())
 
 
 @pytest.fixture
-def galleries(tmp_path: Path) -> Iterator[LocalGalleries]:
+def galleries(tmp_path: Path) -> Iterator[EmbeddedCatalog]:
     made = opened(tmp_path / "root")
     yield made
     made.close()
 
 
 @pytest.fixture(params=["directory", "cluster", "device"])
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Galleries]:
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GalleryCatalog]:
     """Galleries in a directory, in a cluster, and scanned on a device."""
-    made: Galleries
+    made: GalleryCatalog
     if request.param == "cluster":
-        made = ClusterGalleries(connect(":memory:"), MODEL, kernel())
+        made = ClusterCatalog(connect(":memory:"), MODEL, kernel())
     else:
         device = partial(DeviceCopy, "cpu") if request.param == "device" else None
-        made = LocalGalleries(tmp_path / "root", MODEL, kernel(), device=device)
+        made = EmbeddedCatalog(tmp_path / "root", MODEL, kernel(), device=device)
     yield made
     made.close()
 
 
-def fill(galleries: Galleries, items: list[Item], name: str = "default") -> None:
+def fill(galleries: GalleryCatalog, items: list[Item], name: str = "default") -> None:
     galleries.writer.write(galleries.get_or_create(name, Kind.IMAGES), items).result(30)
 
 
 def found(
-    galleries: Galleries,
+    galleries: GalleryCatalog,
     query: np.ndarray,
     k: int = 1000,
     name: str = "default",
@@ -91,7 +92,7 @@ def plain(items: dict[str, Item], query: np.ndarray) -> dict[str, float]:
 class GalleryMachine(RuleBasedStateMachine):
     """Any sequence of writes, deletions, searches and restarts agrees with a dictionary."""
 
-    def open(self) -> LocalGalleries:
+    def open(self) -> EmbeddedCatalog:
         return opened(self.root)
 
     def hits(self, query: np.ndarray, **where: Any) -> list[tuple[str, float]]:
@@ -160,8 +161,8 @@ class GalleryMachine(RuleBasedStateMachine):
 class DeviceMachine(GalleryMachine):
     """The same, scanned by a copy that must keep in step with every write."""
 
-    def open(self) -> LocalGalleries:
-        return LocalGalleries(self.root, MODEL, kernel(), device=partial(DeviceCopy, "cpu"))
+    def open(self) -> EmbeddedCatalog:
+        return EmbeddedCatalog(self.root, MODEL, kernel(), device=partial(DeviceCopy, "cpu"))
 
     def hits(self, query: np.ndarray, **where: Any) -> list[tuple[str, float]]:
         return found(self.galleries, query, exact=False, **where)
@@ -176,7 +177,7 @@ TestDeviceMachine = DeviceMachine.TestCase
 TestDeviceMachine.settings = _SETTINGS
 
 
-def test_items_come_back_as_they_went(galleries: LocalGalleries) -> None:
+def test_items_come_back_as_they_went(galleries: EmbeddedCatalog) -> None:
     metadata = {"label": "dög", "n": 2**62, "x": 1.5, "no": None, "deep": {"list": [1, "a", True]}}
     stored = Item("é/1", unit(1, 36).astype(np.float16), uri="s3://x", text="t", metadata=metadata)
     fill(galleries, [stored])
@@ -273,7 +274,7 @@ def test_damaged_gallery_is_refused_and_kept(tmp_path: Path, victim: str) -> Non
     assert path.read_bytes() == b"damaged"
 
 
-def test_alias_moves_between_galleries(anywhere: Galleries) -> None:
+def test_alias_moves_between_galleries(anywhere: GalleryCatalog) -> None:
     galleries = anywhere
     fill(galleries, [item("old", 1)], "v1")
     fill(galleries, [item("new", 1)], "v2")
@@ -292,7 +293,7 @@ def test_alias_moves_between_galleries(anywhere: Galleries) -> None:
         galleries.get("v1")
 
 
-def test_snapshot_brings_everything_back(galleries: LocalGalleries) -> None:
+def test_snapshot_brings_everything_back(galleries: EmbeddedCatalog) -> None:
     fill(galleries, [item(f"i{i}", i) for i in range(10)])
     expected = found(galleries, unit(3, 5))
     path = Path(galleries.writer.run(lambda: galleries.snapshot("default")).result(30))
@@ -310,13 +311,13 @@ def test_snapshot_brings_everything_back(galleries: LocalGalleries) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A", "../x", "a" * 65, "white space", ".hidden"])
-def test_names_that_are_refused(anywhere: Galleries, name: str) -> None:
+def test_names_that_are_refused(anywhere: GalleryCatalog, name: str) -> None:
     with pytest.raises(TeranInputError, match="gallery name"):
         anywhere.get_or_create(name, Kind.IMAGES)
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_filters(anywhere: Galleries, exact: bool) -> None:
+def test_filters(anywhere: GalleryCatalog, exact: bool) -> None:
     galleries = anywhere
     values = [("cat", 1, True), ("dog", 2, False), ("dog", 3, True)]
     fill(

@@ -1,0 +1,61 @@
+"""Every option of `teran export`, in one place."""
+
+from dataclasses import KW_ONLY, field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from teran.commandline import Positive, Unparsed, options
+
+AUTO = "auto"
+
+
+@options
+class Limits:
+    """The largest batches the encoders form."""
+
+    max_images: Positive = 32
+    """Largest batch of images."""
+    max_captions: Positive = 64
+    """Largest batch of captions."""
+
+
+@options
+class BuildOptions:
+    """How engines are built; each uses those it knows."""
+
+    workspace: Annotated[int, Parameter(validator=Number(gte=0))] = 4096
+    """TensorRT: scratch memory, in MiB."""
+    optimization_level: Annotated[int, Parameter(validator=Number(gte=0, lte=5))] = 3
+    """TensorRT: higher builds longer, for faster engines."""
+    hardware_compatible: bool = False
+    """TensorRT: run on other GPUs from Ampere on."""
+    version_compatible: bool = False
+    """TensorRT: load in later versions as well."""
+    native: bool = False
+    """AOTInductor: for Triton's own backend (26.03 or later), not the stand-in."""
+
+
+@options
+class ExportOptions:
+    """What to publish, and where."""
+
+    bundle: Annotated[Path, Unparsed] = Path("bundle")
+    out: Annotated[Path, Unparsed] = Path("repository")
+    engine: str = "openvino"
+    """openvino, onnxruntime, aoti or tensorrt."""
+    precision: str = AUTO
+    """fp32, fp16, bf16, int8 or fp8, as the engine offers; auto: the fastest that passes the gate,
+    int8 among them only with real calibration data."""
+    _: KW_ONLY
+    calibration: Path | None = None
+    """An .npz of real images and captions: region_features, boxes, region_mask, captions,
+    image_of_caption."""
+    feature_precision: str = "fp32"
+    """What region features are sent in: fp32, or fp16, half as long."""
+    limits: Limits = field(default_factory=Limits)
+    build: BuildOptions = field(default_factory=BuildOptions)
+    force: bool = False
+    """Build even what is up to date."""

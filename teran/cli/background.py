@@ -1,0 +1,103 @@
+"""Runs `teran serve` as a child process for a while: for demos, benchmarks and tests."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from teran.errors import ServingError
+from teran.supervisor.health import fetch
+from teran.supervisor.process import die_with_parent, free_port
+
+
+@dataclass(frozen=True)
+class BackgroundServer:
+    """A server that runs, and where it listens."""
+
+    url: str
+    """gRPC, host:port."""
+    metrics_url: str
+    health_url: str
+    process: subprocess.Popen[bytes]
+
+    def is_ready(self) -> bool:
+        """What the supervisor says of itself."""
+        try:
+            fetch(self.health_url, timeout=2)
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def background_server(
+    repository: Path,
+    *arguments: str,
+    timeout: float = 300.0,
+    log: Path | None = None,
+    fixed_ports: Mapping[str, int] | None = None,
+) -> Iterator[BackgroundServer]:
+    """Serve `repository` on free ports of loopback until the block ends.
+
+    Args:
+        repository: what `teran export` published.
+        arguments: further ones for `teran serve`.
+        timeout: seconds until it must be ready.
+        log: where its output goes; by default to this process's own.
+        fixed_ports: ports that must be these, by name: grpc, http, metrics, health.
+
+    Raises:
+        ServingError: it did not become ready.
+    """
+    host = "127.0.0.1"
+    ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
+    ports |= fixed_ports or {}
+    flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+    command = [
+        sys.executable,
+        "-m",
+        "teran.cli",
+        "serve",
+        str(repository),
+        *flags,
+        *arguments,
+    ]
+    with Path(log or os.devnull).open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output if log else None,
+            stderr=subprocess.STDOUT if log else None,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        server = BackgroundServer(
+            f"{host}:{ports['grpc']}",
+            f"http://{host}:{ports['metrics']}/metrics",
+            f"http://{host}:{ports['health']}/health/ready",
+            process,
+        )
+        try:
+            deadline = time.monotonic() + timeout
+            while not server.is_ready():
+                if process.poll() is not None:
+                    said = log.read_text(errors="replace").strip().split("\n")[-1] if log else ""
+                    raise ServingError(
+                        f"the server ended with status {process.returncode}"
+                        + (f": {said}" if said else "")
+                    )
+                if time.monotonic() > deadline:
+                    raise ServingError(f"the server was not ready after {timeout:.0f} s")
+                time.sleep(0.1)
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

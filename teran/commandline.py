@@ -1,0 +1,71 @@
+"""How every `teran` command is run: what makes its options, and how its errors end."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_origin
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+import teran
+from teran.errors import TeranError, TeranInputError
+
+T = TypeVar("T")
+Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+AsJson = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print JSON instead of a table.")
+]
+Unparsed = Parameter(parse=False)
+"""Marks a field that is no option: commands take it elsewhere."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def options(cls: type[T]) -> type[T]:
+    """Make a frozen dataclass whose fields are a command's options.
+
+    A field's name, type, default and docstring are all that is written of an option: `grpc_port`
+    is the flag --grpc-port and the environment variable TERAN_GRPC_PORT. A command with a parameter
+    of the class has them all.
+    """
+    hint: Any
+    for name, hint in cls.__annotations__.items():
+        if hint is not KW_ONLY and get_origin(hint) is not ClassVar:
+            variable = Parameter(env_var=f"TERAN_{name.upper()}")
+            marks = getattr(hint, "__metadata__", ())
+            plain = hint.__origin__ if marks else hint
+            cls.__annotations__[name] = Annotated[plain, variable, *marks]  # what is marked wins
+    return Parameter(name="*")(dataclass(frozen=True)(cls))
+
+
+def new_app() -> App:
+    """The `teran` command, without any sub-command yet."""
+    app = App(
+        name="teran",
+        help="Fine-grained image-text retrieval with TERAN on NVIDIA Triton.",
+        version=teran.__version__,
+        help_format="plaintext",
+        exit_on_error=False,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative_iterable=()),
+    )
+    app.register_install_completion_command()
+    return app
+
+
+def run(app: App, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with what it returns: 1 is a failure, 2 wrong input, 130 Ctrl-C."""
+    try:
+        sys.exit(app(arguments) or 0)
+    except CycloptsError:  # which is shown already
+        sys.exit(2)
+    except TeranError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, TeranInputError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Galleries in a directory of this process: the durable store and the copy that is searched."""

@@ -1,0 +1,218 @@
+"""Keeps the copy that searches read in files, so that the next start need not read the store.
+
+Every array of a chunk has a file that a write goes to as well, and a journal says which item is in
+which slot. All that is a cache: what does not fit the store is dropped when it is read, and a full
+disk only makes the next start slower.
+"""
+
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from teran.gallery.search.compact import Arrays, Chunk, Compact, Place
+from teran.gallery.search.pruning import Basis
+
+_BOUNDS = ("prefix", "prefix_scale", "residual", "slack")
+_log = logging.getLogger(__name__)
+
+
+class PersistentCompact(Compact):
+    """A `Compact` in files as well."""
+
+    def __init__(self, directory: Path, dim: int) -> None:
+        """An empty copy, with its files in `directory`."""
+        super().__init__(dim)
+        self._directory = directory
+        self._files: dict[Path, int] = {}
+        self._journal: TextIO | None = None
+        self._noted = 0
+        """Chunks that the journal knows."""
+
+    @classmethod
+    def load(cls, directory: Path, dim: int, versions: Mapping[UUID, int]) -> "PersistentCompact":
+        """Read what is left of the copy that a gallery with these items had.
+
+        What does not fit is dropped: the caller adds the rest from the store.
+        """
+        compact = cls(directory, dim)
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            compact._read(versions)
+        except (OSError, ValueError, KeyError) as error:
+            _log.warning("%s can't be used: %s; making it again", directory, error)
+            compact = cls(directory, dim)
+            for path in _own_files(directory):
+                path.unlink()
+        compact._open_journal()
+        return compact
+
+    def put(self, point: UUID, version: int, arrays: Arrays) -> Place:
+        """Add an item, in the place of the one with the same key."""
+        chunk, slot = super().put(point, version, arrays)
+        self._persist(lambda: self._write_slot(chunk, slot, arrays))
+        return chunk, slot
+
+    # What is removed leaves its line in the journal, whose version no longer fits the store.
+
+    def use_basis(self, basis: Basis, bounds: list[Arrays]) -> None:
+        """Take over what `bounds_for` made, and make what was written since `watch`."""
+        super().use_basis(basis, bounds)
+        self._persist(lambda: self._write_bounds(basis))
+
+    def close(self) -> None:
+        """Bring the files to the disk and note that they are whole."""
+        for file in self._files.values():
+            os.fsync(file)
+        self._close_files()
+        if self._journal is not None:
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+            self._journal.close()
+            self._journal = None
+            (self._directory / "clean").touch()
+
+    def _persist(self, write: Callable[[], None]) -> None:
+        """Write, or go on without files; the store has everything."""
+        if self._journal is None:
+            return
+        try:
+            write()
+        except OSError as error:
+            _log.warning(
+                "%s can't be written: %s; the next start reads the store", self._directory, error
+            )
+            self._journal = None
+            self._close_files()
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def _path(self, chunk: Chunk, name: str) -> Path:
+        return self._directory / f"{chunk.number:05d}-{chunk.length}.{name}"
+
+    def _write(self, chunk: Chunk, name: str, slot: int, value: npt.NDArray[np.generic]) -> None:
+        """Write one slot's part of an array, or from there on those of several."""
+        path = self._path(chunk, name)
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        slot_bytes = chunk.arrays[name][0].nbytes
+        os.pwrite(self._files[path], np.ascontiguousarray(value).data, slot * slot_bytes)
+
+    def _write_slot(self, chunk: Chunk, slot: int, arrays: Arrays) -> None:
+        """Write an item, and only then say where it is."""
+        for new in self.chunks[self._noted :]:
+            self._note(_chunk_line(new))
+        for name, value in arrays.items():
+            self._write(chunk, name, slot, value)
+        self._note(_slot_line(chunk, slot))
+        self._noted = len(self.chunks)
+
+    def _write_bounds(self, basis: Basis) -> None:
+        """Write the bounds of all items; the basis, without which they are not read, comes last."""
+        file = self._directory / "basis.npy"
+        file.unlink(missing_ok=True)
+        for chunk in self.chunks:
+            for name in _BOUNDS:
+                self._write(chunk, name, 0, chunk.arrays[name][: len(chunk)])
+        np.save(file, basis.columns)
+
+    def _note(self, line: str) -> None:
+        assert self._journal is not None
+        self._journal.write(line)
+        self._journal.flush()
+
+    def _open_journal(self) -> None:
+        (self._directory / "clean").unlink(missing_ok=True)
+        journal, temporary = self._directory / "journal", self._directory / "journal.new"
+        with temporary.open("w", encoding="ascii") as file:
+            file.writelines(self._lines())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(journal)
+        self._journal, self._noted = journal.open("a", encoding="ascii"), len(self.chunks)
+
+    def _lines(self) -> Iterator[str]:
+        yield from map(_chunk_line, self.chunks)
+        for chunk, slot in self.places.values():
+            yield _slot_line(chunk, slot)
+
+    def _read(self, versions: Mapping[UUID, int]) -> None:
+        journal = self._directory / "journal"
+        if not journal.is_file():
+            return
+        slots: list[dict[int, tuple[UUID, int, int]]] = []
+        for line in journal.read_text(encoding="ascii").splitlines():
+            what, number, *rest = line.split()
+            if what == "chunk":
+                self.chunks.append(Chunk(int(number), int(rest[0]), int(rest[1])))
+                slots.append({})
+            else:
+                slots[int(number)][int(rest[0])] = UUID(hex=rest[1]), int(rest[2]), int(rest[3])
+        clean = (self._directory / "clean").is_file()
+        basis_file = self._directory / "basis.npy"
+        basis = Basis(np.load(basis_file)) if basis_file.is_file() else None
+        for chunk, held in zip(self.chunks, slots, strict=True):
+            used, rows = max(held, default=-1) + 1, (chunk.length,)
+            self._read_array(chunk, "exact", np.float16, (*rows, self.dim), used)
+            self._read_array(chunk, "int8", np.uint8, (*rows, self.dim), used)
+            self._read_array(chunk, "scale", np.float32, rows, used)
+            if basis:
+                prefix, *norms = _BOUNDS
+                self._read_array(chunk, prefix, np.uint8, (*rows, basis.length), used)
+                for name in norms:
+                    self._read_array(chunk, name, np.float32, rows, used)
+            chunk.points, chunk.versions = [None] * used, [0] * used
+            for slot, (point, version, check) in held.items():
+                if versions.get(point) == version and (clean or _check(chunk, slot) == check):
+                    self.places[point] = chunk, slot
+                    chunk.occupy(slot, point, version, 1)
+            chunk.free = [slot for slot in range(used) if not chunk.present[slot]]
+        self.basis = basis
+
+    def _read_array(
+        self, chunk: Chunk, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...], count: int
+    ) -> None:
+        """Fill the first slots of an array from its file.
+
+        Raises:
+            OSError: the file is missing or too short.
+        """
+        target = chunk.array(name, dtype, shape)[:count]
+        path = self._path(chunk, name)
+        with path.open("rb", buffering=0) as file:
+            view, done = target.reshape(-1).view(np.uint8).data, 0
+            while done < len(view):
+                read = file.readinto(view[done:])
+                if not read:
+                    raise OSError(f"{path} is too short")
+                done += read
+
+
+def _chunk_line(chunk: Chunk) -> str:
+    return f"chunk {chunk.number} {chunk.length} {chunk.capacity}\n"
+
+
+def _slot_line(chunk: Chunk, slot: int) -> str:
+    point = chunk.points[slot]
+    assert point is not None
+    return f"slot {chunk.number} {slot} {point.hex} {chunk.versions[slot]} {_check(chunk, slot)}\n"
+
+
+def _check(chunk: Chunk, slot: int) -> int:
+    return zlib.crc32(chunk.arrays["exact"][slot].data)
+
+
+def _own_files(directory: Path) -> list[Path]:
+    names = ("exact", "int8", "scale", *_BOUNDS)
+    found = [path for name in names for path in directory.glob(f"*.{name}")]
+    others = ("journal", "journal.new", "clean", "basis.npy")
+    return found + [directory / name for name in others if (directory / name).exists()]

@@ -1,0 +1,286 @@
+"""Requests to galleries: read, checked, answered. Triton's `gallery` model is an adapter to this.
+
+A request names its operation in a parameter and has B items. Searches that arrive together are
+answered together; writes go to the writing thread and are answered when they are durable.
+"""
+
+from collections.abc import Callable, Sequence
+from hmac import compare_digest
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teran.contract import MAX_RESULTS, WRITE_KEY_HEADER
+from teran.errors import GalleryBusyError, GalleryError, TeranError, TeranInputError
+from teran.gallery.catalog import Gallery, GalleryCatalog
+from teran.gallery.filters import parse_where
+from teran.gallery.item import Item, Record, point_of, present_rows
+from teran.gallery.protocol.answers import Search, report, reports, results
+from teran.gallery.protocol.request import Request, finite_boxes, normalised, read_id
+from teran.gallery.search.kernels.base import Floats
+from teran.gallery.search.pooling import Kind
+from teran.gallery.search.query import Query, SearchResult
+from teran.runtime import metrics
+from teran.runtime.metrics import Recorder
+
+_WRITES = {"upsert", "delete", "alias", "drop", "snapshot", "restore"}
+_Set = tuple[Floats, Sequence[str]]
+"""A query's rows and, of a sentence, their word pieces."""
+
+
+class GalleryService:
+    """Answers requests on a directory of galleries."""
+
+    def __init__(
+        self,
+        galleries: GalleryCatalog,
+        embed_dim: int,
+        write_key: str | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Answer from `galleries`; with a key, writes must bring it."""
+        self._recorder = recorder or Recorder("gallery")
+        self._galleries, self._embed_dim, self._write_key = galleries, embed_dim, write_key
+        self._operations: dict[str, Callable[[Request], None]] = {
+            "ping": lambda request: request.respond(report(request, {})),
+            "upsert": self._upsert,
+            "delete": self._delete,
+            "get": self._get,
+            "known": self._known,
+            "info": self._info,
+            "alias": self._alias,
+            "drop": self._drop,
+            "snapshot": self._snapshot,
+            "restore": self._restore,
+            "job": self._job,
+        }
+
+    def handle(self, requests: Sequence[Request]) -> None:
+        """Answer all, some of them later."""
+        searches: dict[str, list[tuple[Request, Gallery, list[Search]]]] = {}
+        for request in requests:
+            try:
+                operation = request.get("operation", str, request.default_operation)
+                if operation in ("search", "like"):
+                    gallery = self._galleries.get(request.gallery)
+                    read = self._read_search(request, gallery, like=operation == "like")
+                    searches.setdefault(gallery.name, []).append((request, gallery, read))
+                elif operation in self._operations:
+                    if operation in _WRITES:
+                        self._require_key(request)
+                    self._operations[operation](request)
+                else:
+                    known = ", ".join(["search", "like", *self._operations])
+                    raise TeranInputError(f"operation {operation[:64]!r}: there are {known}")
+            except Exception as error:
+                request.respond(self._told(request, error))
+        for group in searches.values():
+            self._search(group)
+
+    def _require_key(self, request: Request) -> None:
+        """Refuse a write without the key.
+
+        Raises:
+            TeranInputError: it is not there, or is another.
+        """
+        given = request.get(WRITE_KEY_HEADER, str, "")
+        if self._write_key and not compare_digest(given.encode(), self._write_key.encode()):
+            raise TeranInputError(
+                f"galleries are changed only with the server's key in the header {WRITE_KEY_HEADER}"
+            )
+
+    def _search(self, group: Sequence[tuple[Request, Gallery, list[Search]]]) -> None:
+        """Answer the searches of one gallery together; where that fails, one by one."""
+        gallery = group[0][1]
+        flat = [search for _, _, read in group for search in read]
+        try:
+            found = gallery.search([one.query for one in flat], [one.where for one in flat])
+            pairs = iter(zip(flat, found, strict=True))
+            answers = [
+                results(gallery, request, [next(pairs) for _ in read]) for request, _, read in group
+            ]
+        except Exception as error:
+            if len(group) == 1:
+                group[0][0].respond(self._told(group[0][0], error))
+                return
+            for one in group:
+                self._search([one])
+            return
+        self._record_searches(found)
+        for (request, _, _), answer in zip(group, answers, strict=True):
+            request.respond(answer)
+
+    def _read_search(self, request: Request, gallery: Gallery, *, like: bool) -> list[Search]:
+        k = request.get("k", int, 10)
+        if not 1 <= k <= MAX_RESULTS:
+            raise TeranInputError(f"k is {k}, expected 1 to {MAX_RESULTS}")
+        where = parse_where(text) if (text := request.get("where", str, "")) else None
+        least = request.get("min_score_per_word", float, None)
+        if least is not None and not np.isfinite(least):
+            raise TeranInputError(f"min_score_per_word is {least}, expected a number")
+        exact = request.get("exact", bool, False)
+        if like:
+            ids = map(read_id, request.records())
+            sets: list[_Set] = [(gallery.rows_of(identifier), ()) for identifier in ids]
+        else:
+            sets = self._queries(request)
+        return [
+            Search(Query(rows, k, min_score_per_word=least, exact=exact), tuple(tokens), where)
+            for rows, tokens in sets
+        ]
+
+    def _queries(self, request: Request) -> list[_Set]:
+        result: list[_Set] = []
+        tokens = request.inputs.get("tokens")
+        for i, embeddings in enumerate(self._embeddings(request)):
+            present = present_rows(embeddings)
+            names = [t.decode() for t in tokens[i][present]] if tokens is not None else ()
+            result.append((normalised(embeddings[present]), names))
+        return result
+
+    def _embeddings(self, request: Request) -> npt.NDArray[np.float32]:
+        if "embeddings" not in request.inputs:
+            raise TeranInputError("the request has no embeddings")
+        embeddings = request.inputs["embeddings"]
+        if embeddings.ndim != 3 or embeddings.shape[2] != self._embed_dim or not embeddings.size:
+            raise TeranInputError(
+                f"embeddings have shape {list(embeddings.shape)}, expected items x rows x "
+                f"{self._embed_dim}"
+            )
+        for name in ("boxes", "tokens"):
+            other = request.inputs.get(name)
+            if other is not None and other.shape[1] != embeddings.shape[1]:
+                raise TeranInputError(
+                    f"{name} have {other.shape[1]} rows, embeddings {embeddings.shape[1]}"
+                )
+        return embeddings
+
+    def _upsert(self, request: Request) -> None:
+        kind = Kind.SENTENCES if "tokens" in request.inputs else Kind.IMAGES
+        embeddings, records = self._embeddings(request), request.records()
+        boxes, tokens = request.inputs.get("boxes"), request.inputs.get("tokens")
+        items = []
+        for i, data in enumerate(records):
+            record, present = Record.parse(data), present_rows(embeddings[i])
+            items.append(
+                Item(
+                    id=record.id,
+                    rows=normalised(embeddings[i][present]).astype(np.float16),
+                    boxes=None if boxes is None else finite_boxes(boxes[i][present]),
+                    tokens=()
+                    if tokens is None
+                    else tuple(token.decode() for token in tokens[i][present]),
+                    uri=record.uri,
+                    text=record.text,
+                    metadata=record.metadata,
+                )
+            )
+        gallery = self._galleries.get_or_create(request.gallery, kind)
+
+        def stored(_: object) -> list[dict[str, Any]]:
+            self._recorder.add(metrics.GALLERY_UPSERTS, len(items))
+            return [{"id": item.id, "stored": True} for item in items]
+
+        self._later(
+            request,
+            self._galleries.writer.write(gallery, items),
+            stored,
+        )
+
+    def _delete(self, request: Request) -> None:
+        gallery = self._galleries.get(request.gallery)
+        ids = [read_id(data) for data in request.records()]
+        done = self._galleries.writer.write(gallery, deletes=ids)
+
+        def deleted(count: int) -> list[dict[str, Any]]:
+            self._recorder.add(metrics.GALLERY_DELETES, count)
+            return [{"deleted": count}] * len(ids)
+
+        self._later(request, done, deleted)
+
+    def _get(self, request: Request) -> None:
+        gallery = self._galleries.get(request.gallery)
+        ids = [read_id(data) for data in request.records()]
+        items = _items(gallery, ids)
+        missing = [identifier for identifier in ids if identifier not in items]
+        if missing:
+            raise TeranInputError(f"gallery {gallery.name!r} has no item {missing[0][:64]!r}")
+        request.respond(reports([items[one].described() for one in ids]))
+
+    def _known(self, request: Request) -> None:
+        ids = [read_id(data) for data in request.records()]
+        try:
+            there = set(_items(self._galleries.get(request.gallery), ids))
+        except TeranInputError:  # not made yet
+            there = set()
+        request.respond(reports([{"id": one, "known": one in there} for one in ids]))
+
+    def _info(self, request: Request) -> None:
+        if "gallery" in request.parameters:
+            request.respond(report(request, self._galleries.get(request.gallery).info()))
+        else:
+            request.respond(report(request, self._galleries.info()))
+
+    def _alias(self, request: Request) -> None:
+        alias = request.get("alias", str, "")
+        done = self._galleries.writer.run(lambda: self._galleries.set_alias(alias, request.gallery))
+        self._later(request, done, lambda _: {"alias": alias, "gallery": request.gallery})
+
+    def _drop(self, request: Request) -> None:
+        done = self._galleries.writer.run(lambda: self._galleries.drop(request.gallery))
+        self._later(request, done, lambda _: {"dropped": request.gallery})
+
+    def _snapshot(self, request: Request) -> None:
+        name = request.gallery
+        job = self._galleries.writer.start(lambda: {"snapshot": self._galleries.snapshot(name)})
+        request.respond(report(request, {"job": job}))
+
+    def _restore(self, request: Request) -> None:
+        file, name = request.get("snapshot", str, ""), request.gallery
+        job = self._galleries.writer.start(lambda: self._galleries.restore(file, name).info())
+        request.respond(report(request, {"job": job}))
+
+    def _job(self, request: Request) -> None:
+        result = self._galleries.writer.result(request.get("job", int, 0))
+        request.respond(report(request, {"done": result is not None, "result": result}))
+
+    def _told(self, request: Request, error: BaseException) -> TeranError:
+        """What a client is told of an error; one that is not ours is a defect, and its cause."""
+        if not isinstance(error, TeranInputError | GalleryBusyError):
+            is_write = request.named_operation in _WRITES
+            self._recorder.add(
+                metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS
+            )
+        if isinstance(error, TeranError):
+            return error
+        told = GalleryError(f"the gallery failed: {error}")
+        told.__cause__ = error  # which is logged with the request
+        return told
+
+    def _record_searches(self, found: Sequence[SearchResult]) -> None:
+        best = [one.hits[0].score_per_word for one in found if one.hits]
+        self._recorder.add(metrics.SEARCHES, len(found))
+        self._recorder.add(metrics.SEARCHES_EMPTY, len(found) - len(best))
+        self._recorder.observe(metrics.SEARCH_SCORE, best)
+        self._recorder.observe(metrics.SEARCH_CANDIDATES, (one.scored for one in found))
+        self._recorder.observe(metrics.SEARCH_PRUNED, (one.pruned for one in found))
+
+    def _later(self, request: Request, done: Any, describe: Callable[[Any], Any]) -> None:
+        """Respond when the writing thread is done."""
+
+        def respond(future: Any) -> None:
+            error = future.exception()
+            if error is None:
+                told = describe(future.result())
+                request.respond(reports(told) if isinstance(told, list) else report(request, told))
+            else:
+                request.respond(self._told(request, error))
+
+        done.add_done_callback(respond)
+
+
+def _items(gallery: Gallery, ids: Sequence[str]) -> dict[str, Item]:
+    """Those of the items that are there, by id."""
+    found = gallery.items([point_of(identifier) for identifier in ids])
+    return {item.id: item for item in found.values()}

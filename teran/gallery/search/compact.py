@@ -1,0 +1,220 @@
+"""The copy of a gallery that searches read: rows in memory, in chunks of slots.
+
+Items of equal row counts lie together in a chunk. Nothing here knows of files: what keeps the copy
+for the next start is `teran.gallery.embedded.compact_files`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from teran.gallery.search.kernels.base import Rows, RowType, pad_dim, to_int8
+from teran.gallery.search.pruning import Basis
+
+Arrays = dict[str, npt.NDArray[Any]]
+Place = tuple["Chunk", int]
+"""A chunk and a slot in it."""
+_CHUNK_BYTES = 1 << 28
+_MAX_SLOTS = 1 << 14
+
+
+def prepare(rows: npt.NDArray[np.float16], basis: Basis | None) -> Arrays:
+    """What is kept of one item's rows (R, E) for searches: fp16, int8, and its bounds."""
+    exact = pad_dim(rows)
+    values = exact.astype(np.float32)
+    integers, scale = to_int8(values)
+    arrays: Arrays = {"exact": exact, "int8": integers, "scale": scale}
+    return arrays | (basis.rows(values) if basis else {})
+
+
+@dataclass
+class Chunk:
+    """Up to `capacity` items of `length` rows each."""
+
+    number: int
+    length: int
+    capacity: int
+    arrays: Arrays = field(default_factory=dict)
+    points: list[UUID | None] = field(default_factory=list)
+    """The item in every slot in use; None where it was removed."""
+    versions: list[int] = field(default_factory=list)
+    present: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """(capacity,), whether a slot holds an item."""
+    stamps: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(capacity,), the gallery's generation when a slot was written last."""
+    changed: int = 0
+    """The largest of them."""
+    free: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.present = np.zeros(self.capacity, bool)
+        self.stamps = np.zeros(self.capacity, np.int64)
+
+    def __len__(self) -> int:
+        """Slots in use, by items or by what was removed."""
+        return len(self.points)
+
+    @property
+    def has_room(self) -> bool:
+        return bool(self.free) or len(self.points) < self.capacity
+
+    def add_slot(self) -> int:
+        """One slot more; returns its number."""
+        self.points.append(None)
+        self.versions.append(0)
+        return len(self) - 1
+
+    def occupy(self, slot: int, point: UUID, version: int, generation: int) -> None:
+        """Give a slot to an item."""
+        self.points[slot], self.versions[slot], self.present[slot] = point, version, True
+        self.stamps[slot] = self.changed = generation
+
+    def vacate(self, slot: int) -> None:
+        """Take a slot back."""
+        self.points[slot], self.present[slot] = None, False
+        self.free.append(slot)
+
+    def put(self, slot: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Fill a slot."""
+        for name, value in values.items():
+            self.array(name, value.dtype, value.shape)[slot] = value
+
+    def array(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        if name not in self.arrays:
+            # Memory is taken as it is written to.
+            self.arrays[name] = np.empty((self.capacity, *shape), dtype)
+        return self.arrays[name]
+
+    def rows(self) -> Rows:
+        """The int8 copy."""
+        count = len(self)
+        return Rows(self.arrays["int8"][:count], RowType.INT8, self.arrays["scale"][:count])
+
+    def exact_rows(self) -> Rows:
+        """The embeddings as they are stored."""
+        return Rows(self.arrays["exact"][: len(self)], RowType.FP16)
+
+    def bounds(self) -> Rows:
+        """Prefixes with their norms."""
+        names = ("prefix", "prefix_scale", "residual", "slack")
+        prefix, scale, residual, slack = (self.arrays[name][: len(self)] for name in names)
+        return Rows(prefix, RowType.INT8, scale, residual, slack)
+
+
+class Compact:
+    """All chunks of a gallery. One thread at a time may change or read it."""
+
+    def __init__(self, dim: int) -> None:
+        """An empty copy of rows of `dim` values, a multiple of `DIM_STEP`."""
+        self.dim = dim
+        self.chunks: list[Chunk] = []
+        self.places: dict[UUID, Place] = {}
+        self.basis: Basis | None = None
+        self.generation = 1
+        """Grows with every change."""
+        self._touched: set[tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def put(self, point: UUID, version: int, arrays: Arrays) -> Place:
+        """Add an item, in the place of the one with the same key."""
+        self.remove(point)
+        length = len(arrays["exact"])
+        chunk = next((c for c in self.chunks if c.length == length and c.has_room), None)
+        if chunk is None:
+            capacity = max(64, min(_MAX_SLOTS, _CHUNK_BYTES // (length * self.dim * 2)))
+            chunk = Chunk(len(self.chunks), length, capacity)
+            self.chunks.append(chunk)
+        slot = chunk.free.pop() if chunk.free else chunk.add_slot()
+        self.generation += 1
+        chunk.occupy(slot, point, version, self.generation)
+        chunk.put(slot, arrays)
+        self.places[point] = chunk, slot
+        if self._touched is not None:
+            self._touched.add((chunk.number, slot))
+        return chunk, slot
+
+    def remove(self, point: UUID) -> bool:
+        """Remove an item; whether it was there."""
+        place = self.places.pop(point, None)
+        if place is None:
+            return False
+        chunk, slot = place
+        chunk.vacate(slot)
+        self.generation += 1
+        return True
+
+    def rows_of(self, point: UUID) -> npt.NDArray[np.float16] | None:
+        """An item's rows (R, D), padded."""
+        place = self.places.get(point)
+        return None if place is None else place[0].arrays["exact"][place[1]]
+
+    def sample(self, rows: int, seed: int = 0) -> npt.NDArray[np.float32]:
+        """Rows (n, D) of items taken at random."""
+        random = np.random.default_rng(seed)
+        places = list(self.places.values())
+        mean = max(1, round(sum(chunk.length for chunk, _ in places[:1000]) / len(places[:1000])))
+        chosen = random.choice(len(places), min(len(places), max(1, rows // mean)), replace=False)
+        parts = [places[i][0].arrays["exact"][places[i][1]] for i in chosen]
+        result: npt.NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+        return result
+
+    def watch(self) -> None:
+        """Remember from now on which slots are written."""
+        self._touched = set()
+
+    def bounds_for(self, basis: Basis) -> list[Arrays]:
+        """Bounds of all chunks by a new basis, while writes go on; nothing is changed yet."""
+        result = []
+        for chunk in list(self.chunks):
+            parts: dict[str, list[npt.NDArray[Any]]] = {}
+            step = max(1, (1 << 22) // (chunk.length * self.dim))
+            count = len(chunk)
+            for start in range(0, count, step):
+                part = chunk.arrays["exact"][start : min(start + step, count)]
+                for name, value in basis.rows(part.astype(np.float32)).items():
+                    parts.setdefault(name, []).append(value)
+            result.append({name: np.concatenate(values) for name, values in parts.items()})
+        return result
+
+    def use_basis(self, basis: Basis, bounds: list[Arrays]) -> None:
+        """Take over what `bounds_for` made, and make what was written since `watch`."""
+        for chunk, arrays in zip(self.chunks, self._completed(basis, bounds), strict=True):
+            for name, value in arrays.items():
+                chunk.arrays.pop(name, None)
+                chunk.array(name, value.dtype, value.shape[1:])[: len(value)] = value
+        self.basis = basis
+
+    def _completed(self, basis: Basis, bounds: list[Arrays]) -> list[Arrays]:
+        """Bounds of every slot in use."""
+        result = []
+        for i, chunk in enumerate(self.chunks):
+            known = bounds[i] if i < len(bounds) else {}
+            count = len(next(iter(known.values()))) if known else 0
+            tail = chunk.arrays["exact"][count : len(chunk)].astype(np.float32)
+            extra = basis.rows(tail)
+            arrays = {
+                name: np.concatenate([known[name], value]) if known else value
+                for name, value in extra.items()
+            }
+            for number, slot in self._touched or ():
+                if number == i and slot < count:
+                    values = basis.rows(chunk.arrays["exact"][slot].astype(np.float32))
+                    for name, value in values.items():
+                        arrays[name][slot] = value
+            result.append(arrays)
+        self._touched = None
+        return result
+
+    def memory_bytes(self) -> int:
+        """Bytes of the arrays in use."""
+        return sum(
+            array[:1].nbytes * len(chunk)
+            for chunk in self.chunks
+            for array in chunk.arrays.values()
+        )

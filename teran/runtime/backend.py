@@ -1,0 +1,211 @@
+"""What the Python-based engine backends share: batches in, batches out, bad requests refused.
+
+A backend adds how a file is loaded and run. It is configured by the same parameters as Triton's
+own backend of that name, plus these, which others ignore:
+
+    max_length      most rows (regions or words) an item may have
+    max_id          largest value an integer input may hold; the smallest is 0
+    static_rows     row counts, with commas, whose single items may get an engine of their own
+    max_cells       most row-by-row products one request may ask for, where there is no batch limit
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from teran.errors import TeranInputError
+from teran.runtime.environment import THREADS_VARIABLE
+from teran.runtime.metrics import IMAGE_REGIONS, Recorder
+from teran.runtime.request_log import RequestLog
+
+Arrays = dict[str, Any]
+"""By name: numpy arrays, unless a backend reads its inputs as something else."""
+Run = Callable[[Arrays], Arrays]
+
+
+class EngineBackend(ABC):
+    """A `TritonPythonModel` that runs one engine on one batch an execution."""
+
+    # How tensors are read, joined, divided and written: here as numpy arrays.
+
+    def read(self, tensor: Any) -> Any:
+        """An input tensor as an array."""
+        return tensor.as_numpy()
+
+    def write(self, name: str, value: Any) -> Any:
+        """An array as an output tensor."""
+        return pb_utils.Tensor(name, value)
+
+    def join(self, parts: list[Any]) -> Any:
+        """One array of several, along the first axis."""
+        return np.concatenate(parts)
+
+    def divide(self, value: Any, sizes: list[int]) -> list[Any]:
+        """The parts of an array, of so many items each."""
+        return np.split(value, np.cumsum(sizes)[:-1])
+
+    def is_finite(self, value: Any) -> bool:
+        """Whether no value is NaN or infinite."""
+        return bool(np.isfinite(value).all())
+
+    def kind(self, value: Any) -> str:
+        """Return f for floats, i for integers, something else for the rest."""
+        return str(value.dtype.kind)
+
+    def counts(self, mask: Any) -> list[int]:
+        """How many values are true in every row of a mask."""
+        counts: list[int] = mask.sum(axis=1).tolist()
+        return counts
+
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        self._recorder, self._log = Recorder(config["name"]), RequestLog(config["name"])
+        parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
+        self.input_names = [tensor["name"] for tensor in config["input"]]
+        self.output_names = [tensor["name"] for tensor in config["output"]]
+        self._batched = int(config["max_batch_size"]) > 0
+        self._limits = {
+            name: int(parameters.get(name, np.iinfo(np.int64).max))
+            for name in ("max_length", "max_id", "max_cells")
+        }
+        file = Path(args["model_repository"]) / args["model_version"]
+        threads = os.environ.get(THREADS_VARIABLE.format(model=config["name"].upper()))
+        self._run = self.load(
+            file / config["default_model_filename"], parameters, int(threads) if threads else None
+        )
+
+    @abstractmethod
+    def load(self, path: Path, parameters: dict[str, str], threads: int | None) -> Run:
+        """Load the engine at `path` and return what runs it.
+
+        Args:
+            path: the model file.
+            parameters: the config's parameters, named as Triton's own backend names them.
+            threads: how many threads to use, where the server has decided.
+        """
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        started = perf_counter()
+        responses: list[Any] = [None] * len(requests)
+        refused: dict[int, TeranInputError] = {}
+        accepted: list[tuple[int, Arrays]] = []
+        for i, request in enumerate(requests):
+            inputs = {
+                name: self.read(pb_utils.get_input_tensor_by_name(request, name))
+                for name in self.input_names
+            }
+            try:
+                self._check(inputs)
+            except TeranInputError as error:
+                refused[i] = error
+            else:
+                accepted.append((i, inputs))
+        failure: Exception | None = None
+        try:
+            self._answer(requests, accepted, responses, refused)
+        except Exception as error:  # Triton answers all of them with it, and counts no failure
+            failure = error
+            raise
+        finally:
+            self._record(requests, accepted, refused, failure, perf_counter() - started)
+        for i, reason in refused.items():
+            responses[i] = _refuse(str(reason))
+        return responses
+
+    def _answer(
+        self,
+        requests: list[Any],
+        accepted: list[tuple[int, Arrays]],
+        responses: list[Any],
+        refused: dict[int, TeranInputError],
+    ) -> None:
+        """Run what was accepted, and put every answer in its place."""
+        batches = [accepted] if self._batched else [[one] for one in accepted]
+        for batch in filter(None, batches):
+            for (i, _), outputs in zip(batch, self._run_batch(batch, len(batches)), strict=True):
+                wanted = requests[i].requested_output_names()
+                chosen = {name: outputs[name] for name in self.output_names if name in wanted}
+                if all(map(self.is_finite, chosen.values())):
+                    tensors = [self.write(name, value) for name, value in chosen.items()]
+                    responses[i] = pb_utils.InferenceResponse(tensors)
+                else:
+                    refused[i] = TeranInputError("the inputs lead to no finite result")
+
+    def _record(
+        self,
+        requests: list[Any],
+        accepted: list[tuple[int, Arrays]],
+        refused: dict[int, TeranInputError],
+        failure: Exception | None,
+        seconds: float,
+    ) -> None:
+        items = sum(len(inputs[self.input_names[0]]) for _, inputs in accepted)
+        failed = len(requests) - len(refused) if failure else 0
+        self._recorder.execution(items, len(refused), seconds, failed)
+        for _, inputs in accepted:
+            if "region_mask" in inputs:
+                self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))
+        for i, request in enumerate(requests):
+            self._log.request(request, seconds, refused.get(i, failure))
+
+    def _run_batch(self, batch: list[tuple[int, Arrays]], runs: int) -> list[Arrays]:
+        """Run the engine once and give every request its rows.
+
+        An engine may use its output's memory again: where an execution takes several runs, they
+        are copied.
+        """
+        if len(batch) == 1:
+            outputs = self._run(batch[0][1])
+            if runs > 1:
+                outputs = {name: self.join([value]) for name, value in outputs.items()}
+            return [outputs]
+        joined = {
+            name: self.join([inputs[name] for _, inputs in batch]) for name in self.input_names
+        }
+        results = self._run(joined)
+        sizes = [len(inputs[self.input_names[0]]) for _, inputs in batch]
+        parts = {name: self.divide(results[name], sizes) for name in self.output_names}
+        return [{name: parts[name][i] for name in self.output_names} for i in range(len(batch))]
+
+    def _check(self, inputs: Arrays) -> None:
+        """Refuse what an engine would choke on, or answer with nonsense.
+
+        Raises:
+            TeranInputError: names the input and what is wrong with it.
+        """
+        limits, rows = self._limits, {name: value.shape[1] for name, value in inputs.items()}
+        for name, value in inputs.items():
+            if prod(value.shape) == 0:
+                raise TeranInputError(f"{name} has the empty shape {list(value.shape)}")
+            if rows[name] > limits["max_length"]:
+                raise TeranInputError(
+                    f"{name} has {rows[name]} rows; at most {limits['max_length']} are accepted"
+                )
+            if self.kind(value) == "f" and not self.is_finite(value):
+                raise TeranInputError(f"{name} holds NaN or infinite values")
+            if self.kind(value) == "i" and not 0 <= value.min() <= value.max() <= limits["max_id"]:
+                raise TeranInputError(
+                    f"{name} must lie within 0 and {limits['max_id']}, but holds values from "
+                    f"{value.min()} to {value.max()}"
+                )
+        if self._batched and len(set(rows.values())) > 1:
+            raise TeranInputError(f"the inputs differ in their number of rows: {rows}")
+        cells = prod(len(value) * rows[name] for name, value in inputs.items())
+        if not self._batched and cells > limits["max_cells"]:
+            raise TeranInputError(
+                f"the request asks for {cells} cosines; at most {limits['max_cells']} are computed "
+                "at once"
+            )
+
+
+def _refuse(reason: str) -> Any:
+    error = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(error=error)

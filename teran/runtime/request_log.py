@@ -1,0 +1,67 @@
+"""What a model process logs: JSON, one object a line, which the supervisor writes on."""
+
+import logging
+import os
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from teran.errors import GalleryBusyError, TeranError, TeranInputError
+from teran.runtime.environment import LOG_LEVEL_VARIABLE, LogLevel
+from teran.runtime.request import id_of
+
+
+class RequestLog:
+    """Tells how requests went, each by the id that its client gave it.
+
+    Those that failed are told of at the level error, by a gallery that is busy at warning, refused
+    ones at info and answered ones at debug. What our other modules log goes the same way.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Log for a model, at the level the environment says."""
+        handler = logging.StreamHandler()
+        handler.setFormatter(
+            JsonFormatter(
+                "%(levelname)s %(message)s",
+                prefix="\n",  # Triton may be in the middle of a line of its own
+                timestamp="time",
+                static_fields={"source": model},
+                rename_fields={"levelname": "level", "exc_info": "exception"},
+            )
+        )
+        log = logging.getLogger("teran")
+        log.handlers, log.propagate = [handler], False
+        log.setLevel(os.environ.get(LOG_LEVEL_VARIABLE, LogLevel.WARNING).upper())
+        self._log = log.getChild("requests")
+
+    def request(
+        self, request: Any, seconds: float, error: BaseException | None = None, **details: object
+    ) -> None:
+        """Tell of one request.
+
+        Args:
+            request: Triton's.
+            seconds: what the execution it was part of took.
+            error: why it was not answered.
+            details: what else to tell.
+        """
+        level = _level(error)
+        if self._log.isEnabledFor(level):
+            told = {"request_id": id_of(request), "milliseconds": round(1e3 * seconds, 3)}
+            defect = error and (error.__cause__ or error)
+            is_told = level < logging.ERROR or isinstance(defect, TeranError | OSError)
+            self._log.log(
+                level,
+                "answered" if error is None else str(error) or type(error).__name__,
+                exc_info=None if is_told else defect,
+                extra=told | details,
+            )
+
+
+def _level(error: BaseException | None) -> int:
+    if error is None:
+        return logging.DEBUG
+    if isinstance(error, TeranInputError):
+        return logging.INFO
+    return logging.WARNING if isinstance(error, GalleryBusyError) else logging.ERROR

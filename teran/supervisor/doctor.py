@@ -1,0 +1,295 @@
+"""Looks at everything a server needs on this host, and says what to do about what is missing."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from packaging.requirements import Requirement
+
+from teran.errors import ServingError
+from teran.runtime.environment import available_cores
+from teran.supervisor import installation, process
+from teran.supervisor.health import fetch
+from teran.supervisor.repository import check_repository
+from teran.supervisor.settings import ServeSettings
+
+_FAST = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni", "amx_int8")}
+"""Instruction sets, as Linux names them, without which a precision gains little on a CPU."""
+_GPU_ENGINES = ("tensorrt",)
+_SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+
+
+class Verdict(StrEnum):
+    """How bad it is."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    """It will serve, but not as well as it could, or not as safely."""
+    ERROR = "error"
+    """It won't serve."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Verdict
+    message: str
+    advice: str = ""
+
+    @classmethod
+    def good(cls, subject: str, message: str, advice: str = "") -> "Finding":
+        return cls(subject, Verdict.GOOD, message, advice)
+
+    @classmethod
+    def warning(cls, subject: str, message: str, advice: str) -> "Finding":
+        return cls(subject, Verdict.WARNING, message, advice)
+
+    @classmethod
+    def error(cls, subject: str, message: str, advice: str = "") -> "Finding":
+        return cls(subject, Verdict.ERROR, message, advice)
+
+
+Check = Callable[[ServeSettings], Iterator[Finding]]
+
+
+def examine(settings: ServeSettings, *more: Check) -> Iterator[Finding]:
+    """Look at everything, one after another, `more` at the end; changes nothing."""
+    checks: tuple[Check, ...] = (
+        _packages, _triton, _repository, _processor, _gpu, _memory, _ports, _folders, _security,
+        _leftovers, _prometheus,
+    )  # fmt: skip
+    for check in (*checks, *more):
+        try:
+            yield from check(settings)
+        except Exception as error:  # a broken host is what this is for
+            subject = check.__name__.strip("_")
+            yield Finding.error(subject, f"can't be looked at: {error!r}")
+
+
+def _packages(_: ServeSettings) -> Iterator[Finding]:
+    missing, wrong, found = [], [], 0
+    for text in requires("teran-serving") or []:
+        wanted = Requirement(text)
+        if wanted.marker and not wanted.marker.evaluate({"extra": "server"}):
+            continue
+        if wanted.name == "nvidia-pytriton":  # one of the places where a server may be
+            continue
+        try:
+            there = version(wanted.name)
+        except PackageNotFoundError:
+            missing.append(wanted.name)
+            continue
+        found += 1
+        if not wanted.specifier.contains(there, prereleases=True):
+            wrong.append(f"{wanted.name} {there} ({wanted.specifier} is needed)")
+    if missing or wrong:
+        told = [f"missing: {', '.join(missing)}"] if missing else []
+        told += [f"unfit: {', '.join(wrong)}"] if wrong else []
+        yield Finding.error("packages", "; ".join(told), "pip install 'teran-serving[server]'")
+    else:
+        yield Finding.good("packages", f"teran-serving {version('teran-serving')}, {found} others")
+
+
+def _triton(_: ServeSettings) -> Iterator[Finding]:
+    try:
+        server = installation.find()
+        environment = server.environment()
+    except ServingError as error:
+        yield Finding.error("triton", str(error))
+        return
+    command = [str(server.binary), "--help"]
+    ran = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    if "--model-repository" in ran.stdout + ran.stderr:
+        yield Finding.good("triton", str(server.binary))
+    else:
+        reason = (ran.stderr or ran.stdout).strip().split("\n")[-1]
+        yield Finding.error(
+            "triton",
+            f"{server.binary} does not start: {reason}",
+            "install the library it names, or the nvidia-pytriton wheel again",
+        )
+
+
+def _repository(settings: ServeSettings) -> Iterator[Finding]:
+    try:
+        check_repository(settings.repository)
+    except ServingError as error:
+        yield Finding.error("repository", str(error))
+        return
+    manifest = _manifest(settings)
+    engine, precision = manifest["request"]["engine"], manifest["precision"]
+    yield Finding.good("repository", f"{engine} in {precision}, of {manifest['created']}")
+    library = {"aoti": "torch"}.get(engine, engine)
+    made_with = str(manifest["request"]["versions"].get(library, "")).split("-")[0]
+    try:
+        there = version(library)
+    except PackageNotFoundError:
+        there = None
+    if made_with and there and made_with != there:
+        yield Finding.warning(
+            "engines",
+            f"made with {library} {made_with}, {there} is installed",
+            "run `teran export` again",
+        )
+
+
+def _manifest(settings: ServeSettings) -> dict[str, Any]:
+    """The manifest, or an empty one where there is none."""
+    try:
+        text = (settings.repository / "manifest.json").read_text(encoding="utf-8")
+        manifest: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError):
+        return {"precision": "", "request": {"engine": "", "versions": {}}}
+    return manifest
+
+
+def _processor(settings: ServeSettings) -> Iterator[Finding]:
+    cores, flags = settings.threads or available_cores(), _processor_flags()
+    yield Finding.good("processor", f"{cores} cores")
+    manifest = _manifest(settings)
+    fast = _FAST.get(manifest["precision"])
+    if fast and manifest["request"]["engine"] == "openvino" and not flags.intersection(fast):
+        yield Finding.warning(
+            "processor",
+            f"{manifest['precision']} engines gain little here: none of {', '.join(fast)}",
+            "compare with fp32: teran export --precision fp32, then teran profile",
+        )
+
+
+def _processor_flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def _gpu(settings: ServeSettings) -> Iterator[Finding]:
+    engine = _manifest(settings)["request"]["engine"]
+    needed = engine in _GPU_ENGINES or settings.gallery_device != "cpu"
+    try:
+        ran = subprocess.run(_SMI, capture_output=True, text=True, check=False, timeout=20)
+        found = [line.strip() for line in ran.stdout.splitlines()] if ran.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired):
+        found = []
+    if found:
+        yield Finding.good("gpu", "; ".join(found))
+    elif needed:
+        yield Finding.error(
+            "gpu",
+            "none is seen here, and these settings need one",
+            "install NVIDIA's driver (in a container: --gpus all), or export for a CPU",
+        )
+    else:
+        yield Finding.good("gpu", "none, and none is needed")
+
+
+def _memory(settings: ServeSettings) -> Iterator[Finding]:
+    try:
+        process.require_shared_memory()
+        free = shutil.disk_usage("/dev/shm").free
+        yield Finding.good("shared memory", f"{free >> 20} MiB free in /dev/shm")
+    except ServingError as error:
+        yield Finding.error("shared memory", str(error))
+    files = _manifest(settings).get("files", {})
+    needed, free = sum(files.values()), psutil.virtual_memory().available
+    if needed > free:
+        yield Finding.error(
+            "memory",
+            f"{free >> 20} MiB available, the engines alone have {needed >> 20}",
+            "stop what else runs here, or export in a smaller precision",
+        )
+    else:
+        yield Finding.good("memory", f"{free >> 20} MiB available, engines have {needed >> 20}")
+
+
+def _ports(settings: ServeSettings) -> Iterator[Finding]:
+    if _answers(settings):
+        yield Finding.error(
+            "ports",
+            f"a server runs here already: its health port {settings.health_port} answers",
+            "`teran status` shows it; a second one needs other ports",
+        )
+        return
+    ports = [(name, getattr(settings, name)) for name in ServeSettings.PORTS]
+    for name, port in ports:
+        try:
+            if port:
+                process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
+        except ServingError as error:
+            yield Finding.error("ports", str(error))
+            return
+    numbers = ", ".join(str(port) for _, port in ports)
+    yield Finding.good("ports", f"{numbers} on {settings.host} are free")
+
+
+def _answers(settings: ServeSettings) -> bool:
+    """Whether a supervisor of ours answers on the health port."""
+    url = f"http://{settings.host}:{settings.health_port}/health/live"
+    try:
+        told = json.loads(fetch(url, timeout=2))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and "models" in told
+
+
+def _folders(_: ServeSettings) -> Iterator[Finding]:
+    folder = Path(tempfile.gettempdir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 20))
+            probe.flush()
+        yield Finding.good("temporary files", str(folder))
+    except OSError as error:
+        yield Finding.error(
+            "temporary files",
+            f"{folder} can't be written: {error.strerror}",
+            "make room, or name another folder in TMPDIR",
+        )
+
+
+def _security(settings: ServeSettings) -> Iterator[Finding]:
+    try:
+        settings.security_arguments()
+    except ServingError as error:
+        yield Finding.error("security", str(error))
+        return
+    if settings.is_exposed:
+        yield Finding.warning(
+            "security",
+            f"{settings.host} can be reached from outside, without TLS and both keys",
+            "see --tls-certificate, --admin-key and --write-key of `teran serve`",
+        )
+    else:
+        yield Finding.good("security", f"listens on {settings.host}")
+
+
+def _leftovers(_: ServeSettings) -> Iterator[Finding]:
+    if left := process.leftovers():
+        yield Finding.warning(
+            "leftovers",
+            f"{len(left)} of servers that were killed: {left[0]}",
+            "nothing to do: the next `teran serve` removes them",
+        )
+
+
+def _prometheus(_: ServeSettings) -> Iterator[Finding]:
+    if found := shutil.which("prometheus"):
+        yield Finding.good("prometheus", found)
+    else:
+        yield Finding.good(
+            "prometheus",
+            "not on this host",
+            "only `make monitor` and some tests need it here (Debian: apt install prometheus)",
+        )

@@ -1,0 +1,282 @@
+"""One `tritonserver` process: started with the right files around it, stopped without leftovers."""
+
+import ctypes
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from teran.errors import ServingError
+from teran.runtime.environment import (
+    LOG_LEVEL_VARIABLE,
+    METRICS_DIRECTORY_VARIABLE,
+    THREADS_VARIABLE,
+)
+from teran.supervisor.installation import TritonInstallation
+from teran.supervisor.logs import ServerLog
+from teran.supervisor.settings import ServeSettings
+
+_SHM = Path("/dev/shm")
+_CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIED_PORTS = 100
+LEAST_SHARED_MEMORY = 256 << 20
+"""Bytes: every model process has a region, which grows to the largest batch it has seen."""
+_SHM_NAME = "teran-{pid}-"
+RUNTIME_NAME = "teran-serve-{pid}-"
+"""Of folders in the temporary directory; what a killed supervisor left is found by it."""
+_OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+_STUB_NAME = "triton_python_backend_stub"
+_INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
+_CASUALTY_PATIENCE = 5.0
+"""Seconds a server may take to stop that waits for a model process which is gone."""
+
+
+def require_shared_memory(least: int = LEAST_SHARED_MEMORY) -> None:
+    """Check that models can exchange tensors with the server.
+
+    Raises:
+        ServingError: /dev/shm is too small, as it is in a container by default.
+    """
+    free = shutil.disk_usage(_SHM).free
+    if free < least:
+        raise ServingError(
+            f"{_SHM} has {free >> 20} MiB free, models need {least >> 20} for their tensors; in a "
+            "container, start it with --shm-size 1g"
+        )
+
+
+def leftovers() -> list[Path]:
+    """Shared memory and folders of servers that were killed."""
+    found = (*_SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*"))
+    owners = ((path, _OWNER.match(path.name)) for path in found)
+    return [path for path, owner in owners if owner and not psutil.pid_exists(int(owner[1]))]
+
+
+def remove_leftovers() -> list[Path]:
+    """Remove what killed servers left behind; returns what went."""
+    removed = []
+    for path in leftovers():
+        with suppress(OSError):  # another user's, or gone already
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            removed.append(path)
+    return removed
+
+
+def die_with_parent() -> None:
+    """Have the kernel stop a child process when its parent is gone, even if that was killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def free_port(host: str) -> int:
+    """A port nothing listens on at `host` just now.
+
+    Not one of those the kernel gives to connections, or one may have it before a server does.
+    """
+    first = int(_CONNECTION_PORTS.read_text().split()[0])
+    ports = range(max(1024, first // 2), max(2048, first))
+    for port in random.sample(ports, _TRIED_PORTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(host: str, port: int, flag: str) -> None:
+    """Check that `port` can be bound.
+
+    Raises:
+        ServingError: it can't; the message names the flag to change.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == 98 else f"can't be used: {error.strerror}"
+            raise ServingError(
+                f"port {port} on {host} {reason}; choose another with {flag}, or 0 for a free one"
+            ) from error
+
+
+class TritonProcess:
+    """A running server, its log, and the model processes it has started."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        installation: TritonInstallation,
+        log: ServerLog,
+        metrics: Path | None = None,
+    ) -> None:
+        """Start the server; it is not ready yet. Its models record in the directory `metrics`."""
+        self._settings, self._log, self._metrics = settings, log, metrics
+        self.has_casualties = False
+        """Whether a model process has died. Triton then can't stop by itself."""
+        self.was_killed = False
+        self._seen: set[psutil.Process] = set()
+        self._runtime = tempfile.TemporaryDirectory(prefix=RUNTIME_NAME.format(pid=os.getpid()))
+        backends = Path(self._runtime.name)
+        installation.lay_out_backends(backends)
+        self._tail: deque[str] = deque(maxlen=400)
+        self._process = subprocess.Popen(
+            [str(installation.binary), *self._arguments(backends)],
+            env=self._environment(installation),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once
+            preexec_fn=die_with_parent,
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def _arguments(self, backends: Path) -> list[str]:
+        s = self._settings
+        return [
+            # The link may move to a newer repository while we run; this server keeps its own.
+            f"--model-repository={s.repository.resolve()}",
+            f"--backend-directory={backends}",
+            f"--grpc-address={s.host}",
+            f"--grpc-port={s.grpc_port}",
+            f"--http-address={s.http_host}",
+            f"--http-port={s.http_port}",
+            f"--metrics-address={s.host}",
+            f"--metrics-port={s.metrics_port}",
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={int(s.shutdown_timeout)}",
+            f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
+            *s.security_arguments(),
+            *s.trace_arguments(),
+            *s.arguments,
+        ]
+
+    def _environment(self, installation: TritonInstallation) -> dict[str, str]:
+        environment = installation.environment()
+        for model, threads in self._settings.thread_shares().items():
+            environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
+        environment |= self._settings.gallery_environment()
+        if self._metrics:
+            environment[METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
+        environment[LOG_LEVEL_VARIABLE] = self._settings.log_level
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+        return environment
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._tail.append(line.rstrip())
+            with suppress(Exception):  # Triton waits for whoever does not read what it writes
+                self._log.write_on(line.rstrip())
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.poll()
+
+    def failures(self) -> list[str]:
+        """What the log says went wrong with loading models, one sentence each."""
+        failed = (re.search(r"failed to load '(\w+)' version \d+: (.*)", x) for x in self._tail)
+        # A Python model's error ends in its traceback.
+        reasons = [(match[1], match[2].split("\\n\\nAt:")[0]) for match in failed if match]
+        found = [f"{model}: {reason}" for model, reason in reasons]
+        if not found:
+            errors = [line for line in self._tail if line.startswith(("E", "error"))]
+            found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]
+        return found
+
+    def model_processes(self) -> dict[psutil.Process, str]:
+        """The live processes that run Python models, and which. Looks at the whole host."""
+        models = {}
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                if _is_alive(child, _STUB_NAME) and (name := _model_of(child)):
+                    models[child] = name
+        self._seen |= models.keys()
+        return models
+
+    def kill_model(self, name: str) -> None:
+        """End the processes of a model."""
+        for process, model in self.model_processes().items():
+            if model == name:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def send(self, number: int) -> None:
+        """Send a signal to the server, if it still runs."""
+        if self.status is None:
+            self._process.send_signal(number)
+
+    def stop(self) -> int:
+        """Stop the server, by force where it doesn't stop by itself, and return its status."""
+        self.send(signal.SIGTERM)
+        patience = self._settings.shutdown_timeout + 5
+        try:
+            self._process.wait(
+                min(patience, _CASUALTY_PATIENCE) if self.has_casualties else patience
+            )
+        except subprocess.TimeoutExpired:
+            self.kill()
+        return self.wait()
+
+    def kill(self) -> None:
+        """Stop the server at once."""
+        if self.status is None:
+            self.was_killed = True
+            self.send(signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for the end of the server, and remove what it left behind."""
+        status = self._process.wait()
+        for process in self._seen:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._reader.join(timeout=5)
+        self._runtime.cleanup()
+        for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):
+            path.unlink(missing_ok=True)
+        return status
+
+
+def _model_of(process: psutil.Process) -> str | None:
+    """The model a stub runs, from the name of its instance: <model>_<group>_<number>."""
+    with suppress(psutil.NoSuchProcess):
+        for argument in process.cmdline():
+            if match := _INSTANCE.fullmatch(argument):
+                return match[1]
+    return None
+
+
+def has_died(process: psutil.Process) -> bool:
+    """Whether a process is gone, or waits only for its parent to notice."""
+    return not _is_alive(process)
+
+
+def _is_alive(process: psutil.Process, name: str = "") -> bool:
+    try:
+        # Linux keeps the first 15 characters of a name.
+        return process.name().startswith(name[:15]) and (
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return False

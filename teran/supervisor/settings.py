@@ -1,0 +1,197 @@
+"""Every option of `teran serve`, in one place."""
+
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from teran.commandline import Positive, Unparsed, options
+from teran.contract import ADMIN_KEY_HEADER, WRITE_KEY_HEADER
+from teran.errors import ServingError
+from teran.runtime import environment
+from teran.runtime.environment import LogLevel, available_cores
+from teran.supervisor.logs import LogFormat
+
+_ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
+_PROTOCOL_PREFIX = "triton-grpc-protocol-"
+"""What Triton puts before the name of a restricted protocol's header."""
+
+
+Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
+NotNegative = Annotated[int, Parameter(validator=Number(gte=0))]
+
+
+@options
+class Listening:
+    """Where a server is watched from."""
+
+    _: KW_ONLY
+    host: str = "127.0.0.1"
+    """Address the server listens on."""
+    metrics_port: Port = 8002
+    """Triton's metrics. 0: a free one."""
+    health_port: Port = 8003
+    """Truthful readiness and our metrics. 0: a free one."""
+
+
+@options
+class Cluster:
+    """Where galleries are, if not in a directory."""
+
+    _: KW_ONLY
+    gallery_url: str | None = None
+    """A Qdrant cluster that holds the galleries, http://host:6333, not the directory."""
+    gallery_api_key: str | None = None
+    """The cluster's key."""
+
+
+@options
+class ServeSettings(Listening, Cluster):
+    """How to run the server. Ports of 0 stand for free ones."""
+
+    PORTS: ClassVar[tuple[str, ...]] = ("grpc_port", "http_port", "metrics_port", "health_port")
+
+    repository: Annotated[Path, Unparsed] = Path("repository")
+    _: KW_ONLY
+    grpc_port: Port = 8001
+    """0: a free one."""
+    http_port: Port = 8000
+    """0: a free one."""
+    gallery: Path | None = None
+    """Directory of the galleries; by default REPOSITORY.gallery."""
+    gallery_flush: bool = False
+    """Acknowledge a write only when it would survive a loss of power."""
+    gallery_device: str = "cpu"
+    """Where to scan: cpu, cuda or cuda:N."""
+    gallery_precision: str = "fp16"
+    """Of a GPU's copy: fp16, bf16 or fp8."""
+    tls_certificate: Path | None = None
+    """PEM file; switches TLS on for gRPC. HTTP, which knows no TLS, then stays on loopback."""
+    tls_key: Path | None = None
+    """The certificate's private key."""
+    tls_name: str = "localhost"
+    """A host name in the certificate, by which the supervisor's own calls know the server."""
+    admin_key: str | None = None
+    """Asked for by calls that load models or change the server."""
+    write_key: str | None = None
+    """Asked for by calls that change galleries."""
+    threads: NotNegative = 0
+    """For all engines together; 0: all cores."""
+    startup_timeout: float = 300.0
+    """Seconds until every model must be ready."""
+    shutdown_timeout: float = 30.0
+    """Seconds requests in flight get to finish after a signal."""
+    check_interval: float = 5.0
+    """Seconds between canary inferences; a model process that vanishes is noticed at once."""
+    metrics: bool = True
+    """Record what the health port tells at /metrics."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Text, or one JSON object a line."""
+    log_level: LogLevel = LogLevel.WARNING
+    """Of the models: failures, at info refused requests too, at debug all of them."""
+    trace_url: str | None = None
+    """Where OpenTelemetry traces go, as http://collector:4318/v1/traces."""
+    trace_rate: Positive = 1000
+    """Trace one of so many requests, besides those that clients trace."""
+    verbose: bool = False
+    """Show Triton's whole log."""
+    arguments: Annotated[tuple[str, ...], Unparsed] = ()
+    """Passed to `tritonserver` as they are."""
+
+    def gallery_directory(self) -> Path:
+        """Where the galleries are: beside the repository, unless said otherwise."""
+        repository = self.repository.absolute()
+        return (self.gallery or repository.with_name(f"{repository.name}.gallery")).absolute()
+
+    def gallery_environment(self) -> dict[str, str]:
+        """What the gallery model reads."""
+        values = {
+            environment.GALLERY_VARIABLE: str(self.gallery_directory()),
+            environment.GALLERY_FLUSH_VARIABLE: str(int(self.gallery_flush)),
+            environment.GALLERY_URL_VARIABLE: self.gallery_url,
+            environment.GALLERY_API_KEY_VARIABLE: self.gallery_api_key,
+            environment.GALLERY_DEVICE_VARIABLE: self.gallery_device,
+            environment.GALLERY_PRECISION_VARIABLE: self.gallery_precision,
+            environment.WRITE_KEY_VARIABLE: self.write_key,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def security_arguments(self) -> list[str]:
+        """Triton's flags for TLS and keys.
+
+        Raises:
+            ServingError: only half of what TLS needs is there.
+        """
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ServingError("--tls-certificate and --tls-key go together")
+        flags = []
+        if self.tls_certificate and self.tls_key:
+            for path in (self.tls_certificate, self.tls_key):
+                if not path.is_file():
+                    raise ServingError(f"{path} is no file; TLS needs a certificate and its key")
+            flags += [
+                "--grpc-use-ssl=true",
+                f"--grpc-server-cert={self.tls_certificate}",
+                f"--grpc-server-key={self.tls_key}",
+            ]
+        if self.admin_key:
+            header = ADMIN_KEY_HEADER.removeprefix(_PROTOCOL_PREFIX)
+            restricted = f"{_ADMIN_PROTOCOLS}:{header}={self.admin_key}"
+            flags += [f"--grpc-restricted-protocol={restricted}"]
+            flags += [f"--http-restricted-api={restricted}"]
+        if self.write_key:
+            flags += [f"--grpc-header-forward-pattern={WRITE_KEY_HEADER}"]
+            flags += [f"--http-header-forward-pattern={WRITE_KEY_HEADER}"]
+        return flags
+
+    def trace_arguments(self) -> list[str]:
+        """Triton's flags for OpenTelemetry.
+
+        Raises:
+            ServingError: the address has no scheme or host.
+        """
+        if self.trace_url is None:
+            return []
+        parts = urlsplit(self.trace_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ServingError(
+                f"--trace-url is {self.trace_url!r}, expected something like "
+                "http://collector:4318/v1/traces"
+            )
+        settings = {
+            "mode": "opentelemetry",
+            "level": "TIMESTAMPS",
+            "rate": str(self.trace_rate),
+            "opentelemetry,url": self.trace_url,
+            "opentelemetry,resource": "service.name=teran",
+        }
+        return [f"--trace-config={name}={value}" for name, value in settings.items()]
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other hosts may reach the server, and could change what it does."""
+        safe = self.tls_certificate and self.admin_key and self.write_key
+        return self.host not in ("127.0.0.1", "localhost", "::1") and not safe
+
+    @property
+    def http_host(self) -> str:
+        """Where HTTP listens: it has no TLS, so with TLS it stays on this host."""
+        return "127.0.0.1" if self.tls_certificate else self.host
+
+    def thread_shares(self) -> dict[str, int]:
+        """Divide the thread budget among the engines.
+
+        The encoders get all of it each: their threads sleep when idle, one alone must be able to
+        use the whole machine, and measured under mixed load a strict division serves no better.
+        The alignment gets half, a gallery's scan all of it.
+        """
+        budget = self.threads or available_cores()
+        return {
+            "visual_encoder": budget,
+            "textual_encoder": budget,
+            "alignment": max(1, budget // 2),
+            "gallery": budget,
+        }

@@ -1,0 +1,279 @@
+"""Runs a server until it is told to stop, and brings back models whose process has died.
+
+Triton 2.51 neither restarts a model's killed process nor takes back its ready flag. The supervisor
+watches the processes, asks every model for a canary inference from time to time, and reloads those
+that fail; if that does not help, it restarts the server.
+"""
+
+import dataclasses
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Set
+from pathlib import Path
+
+import grpc
+from google.protobuf.json_format import MessageToJson
+from tritonclient.grpc import service_pb2
+
+from teran.contract import ADMIN_KEY_HEADER
+from teran.errors import ServingError
+from teran.supervisor import installation, process
+from teran.supervisor.canary import Canary, Health, connect, read_canaries
+from teran.supervisor.exposition import Exposition
+from teran.supervisor.health import HealthServer, HealthState
+from teran.supervisor.logs import ServerLog
+from teran.supervisor.process import TritonProcess
+from teran.supervisor.repository import check_repository
+from teran.supervisor.settings import ServeSettings
+
+_POLL = 0.2
+"""Seconds between looks at the processes."""
+_SLOW_LIMIT = 3
+"""So many canaries in a row unanswered, with nothing else answered either, and a model is dead."""
+_RESTARTS, _RESTART_WINDOW = 3, 300.0
+"""More restarts within so many seconds mean that they do not help."""
+
+
+class Supervisor:
+    """Serves one repository."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Check what can be checked before anything is started.
+
+        Raises:
+            ServingError: no server, a broken repository, or a port in use.
+        """
+        # The link may move to a newer repository meanwhile; restarts stay with this one.
+        check_repository(settings.repository)
+        self._published = settings.repository.absolute()
+        settings = dataclasses.replace(
+            settings,
+            repository=settings.repository.resolve(),
+            gallery=settings.gallery_directory(),
+        )
+        settings.security_arguments()
+        settings.trace_arguments()
+        self._installation = installation.find()
+        self._canaries = read_canaries(settings.repository)
+        self.settings = _resolve_ports(settings)
+        self._log = ServerLog(settings.log_format, verbose=settings.verbose)
+        self._report = self._log.say
+        self._state = HealthState()
+        self._stop = threading.Event()
+        self._signals = 0
+        self._kill: Callable[[], None] = lambda: None
+        self._canary_timeout = 2 * settings.check_interval
+        self._reloads = 0
+        self._slow: dict[str, int] = {}
+
+    def run(self) -> int:
+        """Serve until a signal comes or the server ends; returns the server's exit status.
+
+        Raises:
+            ServingError: the server did not become ready, or has too little shared memory.
+        """
+        for path in process.remove_leftovers():
+            self._report(f"removed {path}, left behind by a server that was killed")
+        process.require_shared_memory()
+        if self.settings.is_exposed:
+            self._report(
+                f"warning: {self.settings.host} can be reached from outside, without TLS and both "
+                "keys; see --tls-certificate, --admin-key and --write-key",
+                "WARNING",
+            )
+        s = self.settings
+        recorded = tempfile.TemporaryDirectory(prefix=process.RUNTIME_NAME.format(pid=os.getpid()))
+        self._recorded = Path(recorded.name)
+        self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
+        health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
+        channel, self._stub = connect(s.host, s.grpc_port, s.tls_certificate, s.tls_name)
+        previous = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            return self._serve()
+        finally:
+            self._state.set_serving(False)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            channel.close()
+            health.close()
+            recorded.cleanup()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        """Stop gracefully; a second signal stops at once."""
+        self._signals += 1
+        self._stop.set()
+        if self._signals > 1:
+            self._kill()
+
+    def _serve(self) -> int:
+        restarts: deque[float] = deque(maxlen=_RESTARTS)
+        while True:
+            recorded = self._recorded if self.settings.metrics else None
+            self._process = TritonProcess(self.settings, self._installation, self._log, recorded)
+            self._kill = self._process.kill
+            try:
+                self._wait_until_ready()
+                if not self._stop.is_set():
+                    s = self.settings
+                    self._report(
+                        f"ready: grpc {s.host}:{s.grpc_port}, http {s.host}:{s.http_port}, "
+                        f"metrics {s.host}:{s.metrics_port}/metrics, "
+                        f"health {s.host}:{s.health_port}/health/ready"
+                    )
+                healthy = self._watch()
+            except BaseException:
+                self._process.stop()
+                raise
+            self._state.set_serving(False)
+            if self._stop.is_set():
+                self._report("stopping")
+            status = self._process.stop()
+            if self._stop.is_set():
+                return 0 if self._process.was_killed else max(status, 0)
+            if healthy:
+                return status
+            if len(restarts) == _RESTARTS and time.monotonic() - restarts[0] < _RESTART_WINDOW:
+                raise ServingError(
+                    f"the models kept failing after {_RESTARTS} restarts of the server"
+                )
+            restarts.append(time.monotonic())
+            self._metrics.restarts.inc()
+            self._report("restarting the server", "WARNING")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.settings.startup_timeout
+        while not self._stop.is_set():
+            if self._process.status is not None:
+                self._process.wait()
+                reasons = self._process.failures() or ["it gave no reason; try --verbose"]
+                raise ServingError(f"the server did not start: {'; '.join(dict.fromkeys(reasons))}")
+            try:
+                if self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1).ready:
+                    self._state.set_serving(True)
+                    for canary in self._canaries:
+                        self._state.set_model(canary.model, True)
+                    return
+            except grpc.RpcError:
+                pass
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"the server was not ready after {self.settings.startup_timeout:.0f} s; "
+                    "give it more with --startup-timeout"
+                )
+            self._stop.wait(_POLL)
+
+    def _watch(self) -> bool:
+        """Look after the models. False: they need a new server. True: it is over."""
+        models, checked = self._process.model_processes(), time.monotonic()
+        watched = set(models.values())  # none, where Triton's own backends run the models
+        while not self._stop.wait(_POLL):
+            if self._process.status is not None:
+                self._report(f"the server ended with status {self._process.status}", "ERROR")
+                return True
+            dead = watched - {model for one, model in models.items() if not process.has_died(one)}
+            if dead or time.monotonic() - checked > self.settings.check_interval:
+                for model in dead:
+                    self._report(f"the process of {model} has died", "WARNING")
+                    self._state.set_model(model, False)
+                if not self._check_models(dead):
+                    return False
+                models, checked = self._process.model_processes(), time.monotonic()
+        return True
+
+    def _check_models(self, dead: Set[str]) -> bool:
+        """Reload the dead models and those that fail their canary; False where it does not help."""
+        for canary in self._canaries:
+            if self._stop.is_set() or self._process.status is not None:
+                return True
+            ready = Health.DEAD if canary.model in dead else self._answers(canary)
+            self._state.set_model(canary.model, ready is Health.ALIVE)
+            if ready is not Health.DEAD:
+                continue
+            self._process.has_casualties = True
+            self._metrics.reloads.labels(canary.model).inc()
+            self._report(f"{canary.model} does not answer; loading it again", "WARNING")
+            self._process.kill_model(canary.model)  # it may hang, and hold what the next one needs
+            if not self._reload(canary.model):
+                return self._stop.is_set() or self._process.status is not None
+            health = canary.run(self._stub, self._canary_timeout)
+            if health is not Health.ALIVE:
+                self._report(f"{canary.model} is {health.value} after it was loaded again", "ERROR")
+                return False
+            self._state.set_model(canary.model, True)
+            self._report(f"{canary.model} is back")
+        return True
+
+    def _reload(self, model: str) -> bool:
+        """Load a model anew, in a new process.
+
+        Triton skips an unchanged model, and takes over the instances, dead ones included, of one
+        whose config is the same. So it gets the config with something new in it.
+        """
+        limit, request = self.settings.startup_timeout, service_pb2.ModelConfigRequest(name=model)
+        try:
+            config = self._stub.ModelConfig(request, timeout=self._canary_timeout).config
+            load = service_pb2.RepositoryModelLoadRequest(model_name=model)
+            self._reloads += 1
+            config.parameters["reload"].string_value = str(self._reloads)
+            load.parameters["config"].string_param = MessageToJson(
+                config, preserving_proto_field_name=True
+            )
+            loading = self._stub.RepositoryModelLoad.future(
+                load, timeout=limit, metadata=self._admin_metadata()
+            )
+            while not loading.done():
+                if self._stop.wait(_POLL):
+                    loading.cancel()
+                    return False
+            loading.result()
+        except grpc.RpcError as error:
+            self._report(f"{model} can't be loaded: {error.details()}", "ERROR")
+            return False
+        return True
+
+    def _admin_metadata(self) -> list[tuple[str, str]]:
+        key = self.settings.admin_key
+        return [(ADMIN_KEY_HEADER, key)] if key else []
+
+    def _answers(self, canary: Canary) -> Health:
+        """What a canary says of its model, seen together with the ones before.
+
+        A model that leaves it waiting is alive where it executed other requests meanwhile, slow
+        where it did nothing, and dead after several slow canaries in a row.
+        """
+        before = self._executions(canary.model)
+        health = canary.run(self._stub, self._canary_timeout)
+        if health is Health.SLOW and self._executions(canary.model) > before:
+            health = Health.ALIVE
+        slow = self._slow.get(canary.model, 0) + 1 if health is Health.SLOW else 0
+        self._slow[canary.model] = slow % _SLOW_LIMIT
+        return Health.DEAD if slow == _SLOW_LIMIT else health
+
+    def _executions(self, model: str) -> int:
+        """How often a model has been run; 0 where the server does not say."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        try:
+            statistics = self._stub.ModelStatistics(request, timeout=self._canary_timeout)
+        except grpc.RpcError:
+            return 0
+        return sum(entry.execution_count for entry in statistics.model_stats)
+
+
+def _resolve_ports(settings: ServeSettings) -> ServeSettings:
+    """Replace ports of 0 by free ones, and check the others."""
+    ports = {}
+    for name in ServeSettings.PORTS:
+        port = getattr(settings, name)
+        if port:
+            process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
+        else:
+            port = process.free_port(settings.host)
+        ports[name] = port
+    return dataclasses.replace(settings, **ports)
