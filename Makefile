@@ -31,10 +31,11 @@ train-demo: $(READY) ## Train the demo's model again, on the CPU
 test: $(READY) ## Run all tests, on a real Triton server
 	$(BIN)/python -m pytest
 
-check: $(READY) ## Lint, formatting and strict types
+check: $(READY) ## Lint, formatting, strict types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

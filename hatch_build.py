@@ -1,7 +1,7 @@
 """Compiles the gallery's native kernel when the package is built or installed for development.
 
 Without a compiler, or on another processor, the package is built without it: searches then run on
-torch, slower and with the same results.
+numpy, slower and with the same results.
 """
 
 import os

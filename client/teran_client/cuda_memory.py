@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as pb
 
-from teran_client.shared_memory import ALIGNMENT, Segment, segment_name
+from teran_client.segment import ALIGNMENT, Segment, segment_name
 
 
 class CudaSegment(Segment):

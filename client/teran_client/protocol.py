@@ -19,7 +19,7 @@ from teran.contract import MAX_CAPTION_BYTES, USUAL_REGIONS
 from teran.errors import TeranInputError, TeranServerError
 from teran_client.images import Floats, ImageRegions
 from teran_client.results import EncodedCaption, Match
-from teran_client.shared_memory import Segment
+from teran_client.segment import Segment
 
 Arrays = dict[str, npt.NDArray[Any]]
 Parameters = Mapping[str, bool | int | float | str]

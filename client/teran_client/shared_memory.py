@@ -7,87 +7,23 @@ see it, inputs go through gRPC as before; the first large request finds out.
 
 import ipaddress
 import logging
-import mmap
-import os
-import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import service_pb2 as pb
 
 from teran.errors import TeranError
 from teran_client.channel import Channel
+from teran_client.cuda_memory import CudaSegment
+from teran_client.segment import ALIGNMENT, FOLDER, Segment
 
 SMALLEST = 256 << 10
 """Bytes of inputs below which gRPC is as fast."""
-ALIGNMENT = 64
-_FOLDER = Path("/dev/shm")
 _PATIENCE = 2.0
 """Seconds the server gets to open a segment, or to let go of one."""
 _log = logging.getLogger(__name__)
-
-
-def segment_name() -> str:
-    """A name nobody else has, even on another host with the same process numbers."""
-    return f"teran-client-{secrets.token_hex(16)}"
-
-
-class Segment:
-    """Shared memory that a server has opened, for one request at a time."""
-
-    register_method = "SystemSharedMemoryRegister"
-    unregister_method = "SystemSharedMemoryUnregister"
-    unregister_request = pb.SystemSharedMemoryUnregisterRequest
-
-    def __init__(self, size: int) -> None:
-        """Make one.
-
-        Raises:
-            OSError: there is no room for it.
-        """
-        self.name = segment_name()
-        self.size = size
-        path = _FOLDER / self.name
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, size)  # no room: an error now, not a signal later
-            self._memory = mmap.mmap(descriptor, size)
-        except BaseException:
-            path.unlink()
-            raise
-        finally:
-            os.close(descriptor)
-        self._used = 0
-
-    def clear(self) -> None:
-        """Forget what was written."""
-        self._used = 0
-
-    def write(self, value: npt.NDArray[Any]) -> int:
-        """Add an array; returns its offset."""
-        offset = self._used
-        target: npt.NDArray[Any] = np.ndarray(value.shape, value.dtype, self._memory, offset)
-        target[...] = value
-        self._used = offset + value.nbytes + -value.nbytes % ALIGNMENT
-        return offset
-
-    def register_request(self) -> Any:
-        """What makes a server open it."""
-        return pb.SystemSharedMemoryRegisterRequest(
-            name=self.name, key=f"/{self.name}", byte_size=self.size
-        )
-
-    def opened(self) -> None:
-        """Take its name away; a server that has opened it keeps it, and nothing is left behind."""
-        with suppress(OSError):
-            (_FOLDER / self.name).unlink()
-
-    def close(self) -> None:
-        """Free it, when the server has let go of it. Here that happens by itself."""
 
 
 class SharedMemory:
@@ -101,11 +37,9 @@ class SharedMemory:
         self._channel = channel
         self._kinds: list[type[Segment]] = []
         if wanted == "cuda":
-            from teran_client.cuda_memory import CudaSegment
-
             self._kinds.append(CudaSegment)
         here = _is_loopback(channel.url) if wanted in (None, "cuda") else wanted
-        if here and _FOLDER.is_dir():
+        if here and FOLDER.is_dir():
             self._kinds.append(Segment)
         self._free: list[Segment] = []
         self._all: list[Segment] = []

@@ -18,6 +18,7 @@ from teran_client.protocol import infer_request
 
 from teran.cli.background import BackgroundServer, background_server
 from tests.data import captions, images
+from tests.server.test_supervision import model_process
 
 PHOTOS = images(40, seed=7, longest=50)
 
@@ -212,6 +213,17 @@ WRONG: list[tuple[dict[str, np.ndarray], Parameters, str]] = [
         )
     ),
 ]
+
+
+def test_its_process_does_without_torch(
+    server: BackgroundServer, client: TeranClient, gallery: str
+) -> None:
+    """It would take 200 MB of memory and a second and a half at every start."""
+    client.search("a dog", gallery=gallery)
+    process = model_process(server, "gallery")
+    libraries = {Path(mapped.path).name for mapped in process.memory_maps()}
+    assert any(name.startswith("_multiarray_umath") for name in libraries)  # numpy's
+    assert not [name for name in libraries if "torch" in name]
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_falls_back_where_the_server_refuses(
         return pb.SystemSharedMemoryRegisterRequest(**{**fields, "key": "/not-here"})
 
     patched = SimpleNamespace(SystemSharedMemoryRegisterRequest=elsewhere)
-    monkeypatch.setattr("teran_client.shared_memory.pb", patched)
+    monkeypatch.setattr("teran_client.segment.pb", patched)
     with TeranClient(server.url) as client:
         assert len(client.encode_images(images(3))) == 3
         assert not segments()

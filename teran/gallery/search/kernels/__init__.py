@@ -1,7 +1,7 @@
 """Kernels: score many items against many queries without writing a cosine to memory.
 
 `kernel()` gives the native one where it was built and the processor can run it, else the portable
-one on torch. Both give the same scores, up to the rounding of fp32 sums.
+one in numpy. Both give the same scores, up to the rounding of fp32 sums.
 """
 
 from teran.gallery.search.kernels.base import Kernel, Lanes, Rows, RowType, Sides

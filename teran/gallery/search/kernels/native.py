@@ -214,7 +214,7 @@ def _agrees(kernel: NativeKernel) -> bool:
         Rows(to_bf16(vectors), RowType.BF16),
         Rows(vectors.astype(np.float16), RowType.FP16),
     )
-    portable = PortableKernel()
+    portable = PortableKernel(1)
     return all(
         np.allclose(
             kernel.scores(rows, lanes, clamp_rows=True),

@@ -1,7 +1,9 @@
-"""The kernel where no compiler was at hand: torch's fp32 matmul, in blocks that stay in the cache.
+"""The kernel where no compiler was at hand: numpy's fp32 matmul, in blocks that stay in the cache.
 
 Products of int8 values are integers below 2^24 for the usual dims, so fp32 holds them exactly.
 """
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,12 @@ _BLOCK = 2**21
 
 
 class PortableKernel:
-    """Matmul and reductions of torch."""
+    """Matmul and reductions of numpy, on several threads."""
 
-    name = "torch"
+    name = "numpy"
 
     def __init__(self, threads: int = 0) -> None:
-        self._threads = threads or available_cores()
+        self._pool = ThreadPoolExecutor(threads or available_cores(), "scan")
 
     def scores(
         self,
@@ -30,51 +32,54 @@ class PortableKernel:
         which: npt.NDArray[np.int64] | None = None,
     ) -> Floats:
         """See `Kernel.scores`."""
-        import torch
-
-        torch.set_num_threads(self._threads)
         count = len(rows) if which is None else len(which)
         result = np.empty((len(lanes), count), np.float32)
-        if not count:
-            return result
-        scales = np.ones(len(lanes.values), np.float32)
-        values = lanes.values
-        if rows.type is RowType.INT8:
-            integers, scales = lanes.quantized()
-            values = integers.astype(np.float32)
-        transposed, lane_scale = torch.from_numpy(values.T.copy()), torch.from_numpy(scales)
-        owner = torch.zeros(len(values), len(lanes))
-        for query, (start, end) in enumerate(zip(lanes.starts, lanes.starts[1:], strict=False)):
-            owner[start:end, query] = 1
         _, length, dim = rows.values.shape
-        step = max(1, _BLOCK // (length * max(dim, len(values))))
-        for start in range(0, count, step):
+        step = max(1, _BLOCK // (length * max(dim, len(lanes.values))))
+
+        def run(start: int) -> None:
             part = slice(start, start + step)
-            items = part if which is None else which[part]
-            block = torch.from_numpy(rows.float32(items))
-            cosine = (block.reshape(-1, dim) @ transposed).reshape(len(block), length, -1)
-            cosine *= lane_scale
-            if rows.scale is not None:
-                cosine *= torch.from_numpy(rows.scale[items])[..., None]
-            if rows.residual is not None:
-                assert rows.slack is not None
-                assert lanes.residual is not None
-                assert lanes.slack is not None
-                residual = torch.from_numpy(rows.residual[items])[..., None]
-                cosine += residual * torch.from_numpy(lanes.residual)
-                cosine += torch.from_numpy(rows.slack[items])[..., None]
-                cosine += torch.from_numpy(lanes.slack)
-            score = torch.zeros(len(block), len(lanes))
-            if Sides.BEST_ROW in lanes.sides:
-                best = cosine.amax(dim=1)
-                score += (best.clamp(min=0) if clamp_rows else best) @ owner
-            if Sides.BEST_LANE in lanes.sides:
-                for query, (first, last) in enumerate(
-                    zip(lanes.starts, lanes.starts[1:], strict=False)
-                ):
-                    if first < last:
-                        best = cosine[:, :, first:last].amax(dim=2)
-                        best = best.clamp(min=0) if lanes.clamp[query] else best
-                        score[:, query] += best.sum(dim=1)
-            result[:, part] = score.T.numpy()
+            cosine = _bounds_or_cosines(rows, lanes, part if which is None else which[part])
+            result[:, part] = _pool(cosine, lanes, clamp_rows=clamp_rows)
+
+        list(self._pool.map(run, range(0, count, step)))
         return result
+
+
+def _bounds_or_cosines(
+    rows: Rows, lanes: Lanes, items: slice | npt.NDArray[np.int64]
+) -> Floats:
+    """Products of some items' rows with all lanes, or what bounds them from above: (n, R, L)."""
+    values, scales = lanes.values, np.ones(1, np.float32)
+    if rows.type is RowType.INT8:
+        integers, scales = lanes.quantized()
+        values = integers.astype(np.float32)
+    block = rows.float32(items)
+    cosine = (block.reshape(-1, block.shape[2]) @ values.T).reshape(*block.shape[:2], -1)
+    cosine *= scales
+    if rows.scale is not None:
+        cosine *= rows.scale[items][..., None]
+    if rows.residual is not None:
+        assert rows.slack is not None
+        assert lanes.residual is not None
+        assert lanes.slack is not None
+        cosine += rows.residual[items][..., None] * lanes.residual
+        cosine += rows.slack[items][..., None] + lanes.slack
+    return cosine
+
+
+def _pool(cosine: Floats, lanes: Lanes, *, clamp_rows: bool) -> Floats:
+    """Scores (Q, n) of cosines (n, R, L)."""
+    score = np.zeros((len(lanes), len(cosine)), np.float32)
+    ends = list(zip(lanes.starts, lanes.starts[1:], strict=False))
+    if Sides.BEST_ROW in lanes.sides:
+        best = cosine.max(axis=1)
+        best = best.clip(0) if clamp_rows else best
+        for query, (first, last) in enumerate(ends):
+            score[query] += best[:, first:last].sum(axis=1)
+    if Sides.BEST_LANE in lanes.sides:
+        for query, (first, last) in enumerate(ends):
+            if first < last:
+                best = cosine[:, :, first:last].max(axis=2)
+                score[query] += (best.clip(0) if lanes.clamp[query] else best).sum(axis=1)
+    return score
