@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo monitor train-demo test check format bench container clean
+.PHONY: help setup demo monitor train-demo test check generate format bench dist container clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: $(READY) ## Lint, formatting, strict types, and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+generate: $(READY) ## Write what is made from other files: the synchronous client, the dashboard, the options' page
+	$(BIN)/python -m tools.generate_sync
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

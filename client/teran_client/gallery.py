@@ -68,6 +68,9 @@ class Entry:
             raise TeranInputError(f"{name} ({self.id[:64]}): metadata: {error}") from error
 
 
+Indexable = ImageRegions | str | Entry
+
+
 class AsyncGalleryVerbs:
     """Mixed into the client, which gives it `info`, `_infer` and `_map`."""
 
@@ -78,7 +81,7 @@ class AsyncGalleryVerbs:
     @overload
     async def index(
         self,
-        items: "ImageRegions | str | Entry",
+        items: Indexable,
         *,
         gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
@@ -86,7 +89,7 @@ class AsyncGalleryVerbs:
     @overload
     async def index(
         self,
-        items: "Sequence[ImageRegions | str | Entry]",
+        items: Sequence[Indexable],
         *,
         gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
@@ -94,7 +97,7 @@ class AsyncGalleryVerbs:
     @overload
     async def index(
         self,
-        items: "Items[ImageRegions | str | Entry]",
+        items: Items[Indexable],
         *,
         gallery: str = DEFAULT_GALLERY,
         timeout: float | None = None,
@@ -109,8 +112,8 @@ class AsyncGalleryVerbs:
         """Encode and store images (or sentences), and return their ids.
 
         An id is returned when the item is stored for good and can be found. Indexing the same
-        again changes nothing. One item gives an id, a list a list, anything else an asynchronous
-        iterator; all items must be of one kind.
+        again changes nothing. One item gives an id, a list a list, anything else an
+        asynchronous iterator; all items must be of one kind.
         """
         info: ModelInfo = await self.info()
 

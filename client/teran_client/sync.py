@@ -1,30 +1,24 @@
-"""The synchronous client: the asynchronous one, run on an event loop in a thread of its own."""
+"""The synchronous client, written from the asynchronous one by `make generate`, not by hand."""
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
-from typing import Any, Literal, TypeVar, cast, overload
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast, overload
 
-from teran.errors import TeranError
+from teran.contract import DEFAULT_GALLERY
 from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
+from teran_client.blocking import BlockingClient
 from teran_client.channel import Tls
-from teran_client.gallery_sync import GalleryVerbs
+from teran_client.gallery import Indexable, QueryLike, Where
 from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
 from teran_client.protocol import ModelInfo
-from teran_client.results import EncodedCaption, Match, Profile, Ranked
+from teran_client.results import EncodedCaption, Match, Profile, Ranked, SearchResult
 from teran_client.tracing import ClientTracing
 
-Result = TypeVar("Result")
-_INTERRUPT_PATIENCE = 5.0
-"""Seconds an interrupted call gets to end."""
 
+class TeranClient(BlockingClient):
+    """Encodes, scores, matches, ranks, indexes and searches images and captions on a TERAN server.
 
-class TeranClient(GalleryVerbs):
-    """Encodes, scores, matches and ranks images and captions on a TERAN server.
-
-    The same verbs as `AsyncTeranClient`, which describes them; safe to use from several threads.
+    The same verbs as `AsyncTeranClient`; safe to use from several threads.
 
     Example:
         >>> with TeranClient("localhost:8001") as client:
@@ -47,94 +41,45 @@ class TeranClient(GalleryVerbs):
         metrics: ClientMetrics | None = None,
         tracing: ClientTracing | None = None,
     ) -> None:
-        """Prepare a client; see `AsyncTeranClient`."""
-        self._client = AsyncTeranClient(
-            url,
-            timeout=timeout,
-            retries=retries,
-            batch_size=batch_size,
-            in_flight=in_flight,
-            tls=tls,
-            headers=headers,
-            progress=progress,
-            shared_memory=shared_memory,
-            metrics=metrics,
-            tracing=tracing,
+        """Prepare a client; the connection is made by the first call.
+
+        Args:
+            url: host:port of the server's gRPC endpoint.
+            timeout: seconds a request may take, its retries included.
+            retries: how often the first request is repeated where the server can't be reached;
+                later ones are repeated until their time is over.
+            batch_size: items per request; by default what the server takes at most.
+            in_flight: requests kept under way.
+            tls: certificates for a TLS connection.
+            headers: metadata sent with every request.
+            progress: whether to show a progress bar for lists and generators.
+            shared_memory: whether large inputs go by shared memory; by default where the server is
+                on this host and allows it. "cuda": by a GPU's memory, for a server on that GPU.
+            metrics: what to count and measure calls with, for Prometheus; by default nothing is.
+            tracing: what makes spans of calls, for OpenTelemetry; by default nothing does.
+        """
+        super().__init__(
+            AsyncTeranClient(
+                url,
+                timeout=timeout,
+                retries=retries,
+                batch_size=batch_size,
+                in_flight=in_flight,
+                tls=tls,
+                headers=headers,
+                progress=progress,
+                shared_memory=shared_memory,
+                metrics=metrics,
+                tracing=tracing,
+            )
         )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="teran-client", daemon=True
-        )
-        self._closing, self._closed = threading.Lock(), False
-        self._thread.start()
-
-    def __enter__(self) -> "TeranClient":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection and end what is under way; the client can't be used afterwards."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _shut_down(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._loop.shutdown_asyncgens()
-        await self._client.close()
-
-    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run `work` on the loop and wait for it; when interrupted, wait until it has ended."""
-        if self._closed:
-            work.close()
-            raise TeranError("the client is closed")
-        ended = threading.Event()
-
-        async def run() -> Result:
-            try:
-                return await work
-            finally:
-                ended.set()
-
-        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        try:
-            return future.result()
-        except CancelledError as error:
-            raise TeranError("the client was closed during the call") from error
-        except BaseException:
-            if not future.done():  # Ctrl-C: nothing goes on behind the caller's back
-                future.cancel()
-                ended.wait(_INTERRUPT_PATIENCE)
-            raise
-
-    def _iterate(self, results: AsyncIterator[Result]) -> Iterator[Result]:
-        async def following() -> tuple[bool, Any]:
-            try:
-                return True, await anext(results)
-            except StopAsyncIteration:
-                return False, None
-
-        try:
-            while (step := self._wait(following()))[0]:
-                yield step[1]
-        finally:
-            if hasattr(results, "aclose") and not self._closed:
-                self._wait(results.aclose())
 
     def is_ready(self) -> bool:
+        """Whether the server answers and says that its models are ready."""
         return self._wait(self._client.is_ready())
 
     def info(self) -> ModelInfo:
+        """What the server's model takes; asked once."""
         return self._wait(self._client.info())
 
     @overload
@@ -153,9 +98,15 @@ class TeranClient(GalleryVerbs):
         *,
         timeout: float | None = None,
     ) -> Floats | list[Floats] | Iterator[Floats]:
-        result: Floats | list[Floats] | AsyncIterator[Floats]
-        result = self._wait(self._client.encode_images(cast(Any, images), timeout=timeout))
-        return self._iterate(result) if isinstance(result, AsyncIterator) else result
+        """Encode images to region embeddings (R, E) each.
+
+        One image gives one array, a list gives a list, anything else that can be iterated gives an
+        iterator, which reads ahead of what it yields.
+        """
+        result: Floats | list[Floats] | Iterator[Floats] = self._wait_or_iterate(
+            cast(Any, self._client).encode_images(images, timeout=timeout)
+        )
+        return result
 
     @overload
     def encode_captions(
@@ -176,10 +127,18 @@ class TeranClient(GalleryVerbs):
         verbatim: bool = False,
         timeout: float | None = None,
     ) -> EncodedCaption | list[EncodedCaption] | Iterator[EncodedCaption]:
-        result = self._wait(
-            self._client.encode_captions(captions, verbatim=verbatim, timeout=timeout)
+        """Encode captions to word embeddings; one, a list or a stream, as in `encode_images`.
+
+        With `verbatim`, no full stop is added where a caption lacks one: the evaluation protocol.
+        """
+        result: EncodedCaption | list[EncodedCaption] | Iterator[EncodedCaption] = (
+            self._wait_or_iterate(
+                cast(Any, self._client).encode_captions(
+                    captions, verbatim=verbatim, timeout=timeout
+                )
+            )
         )
-        return self._iterate(result) if isinstance(result, AsyncIterator) else result
+        return result
 
     def score(
         self,
@@ -188,9 +147,17 @@ class TeranClient(GalleryVerbs):
         *,
         timeout: float | None = None,
     ) -> Floats:
+        """Score every image against every caption: (N, M).
+
+        Args:
+            images: images, or region embeddings that `encode_images` returned.
+            captions: sentences, or what `encode_captions` returned.
+            timeout: seconds for each request.
+        """
         return self._wait(self._client.score(images, captions, timeout=timeout))
 
     def match(self, image: ImageRegions, caption: str, *, timeout: float | None = None) -> Match:
+        """Score one image against one caption, and tell which region each word matches."""
         return self._wait(self._client.match(image, caption, timeout=timeout))
 
     def rank(
@@ -201,7 +168,169 @@ class TeranClient(GalleryVerbs):
         *,
         timeout: float | None = None,
     ) -> list[Ranked]:
+        """Rank images for a caption, the best first, and return the first `k`.
+
+        Images that were encoded before are passed as their embeddings, and cost only the alignment.
+        """
         return self._wait(self._client.rank(caption, images, k, timeout=timeout))
 
     def profile(self, caption: str, image: ImageRegions | None = None, calls: int = 50) -> Profile:
+        """Show where the time of a call goes: `encode_captions`, or `match` if there is an image.
+
+        The server's part is read from its statistics, so other clients' requests count as well.
+        """
         return self._wait(self._client.profile(caption, image, calls))
+
+    @overload
+    def index(
+        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+    ) -> str: ...
+    @overload
+    def index(
+        self,
+        items: Sequence[Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
+    ) -> list[str]: ...
+    @overload
+    def index(
+        self,
+        items: Iterable[Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
+    ) -> Iterator[str]: ...
+    def index(
+        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+    ) -> str | list[str] | Iterator[str]:
+        """Encode and store images (or sentences), and return their ids.
+
+        An id is returned when the item is stored for good and can be found. Indexing the same
+        again changes nothing. One item gives an id, a list a list, anything else an
+        iterator; all items must be of one kind.
+        """
+        result: str | list[str] | Iterator[str] = self._wait_or_iterate(
+            cast(Any, self._client).index(items, gallery=gallery, timeout=timeout)
+        )
+        return result
+
+    @overload
+    def search(
+        self,
+        queries: QueryLike,
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        where: Where | None = None,
+        min_score_per_word: float | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        timeout: float | None = None,
+    ) -> SearchResult: ...
+    @overload
+    def search(
+        self,
+        queries: Sequence[QueryLike],
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        where: Where | None = None,
+        min_score_per_word: float | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        timeout: float | None = None,
+    ) -> list[SearchResult]: ...
+    def search(
+        self,
+        queries: QueryLike | Sequence[QueryLike],
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        where: Where | None = None,
+        min_score_per_word: float | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        timeout: float | None = None,
+    ) -> SearchResult | list[SearchResult]:
+        """Find the best images for sentences, or the best sentences for images.
+
+        Args:
+            queries: one sentence or image, or a list of one kind.
+            k: how many results each, up to 1,000.
+            gallery: where to search.
+            where: only items with this metadata: {"label": "dog"}, {"label": {"in": [...]}},
+                {"year": {"gte": 2000, "lt": 2010}}, or several of these at once.
+            min_score_per_word: leave out what matches worse.
+            explain: tell for every word which region matched it, and where that is.
+            exact: insist on a result that is proven to be the exhaustive one.
+            timeout: seconds for each request.
+        """
+        return self._wait(
+            self._client.search(
+                queries,
+                k,
+                gallery=gallery,
+                where=where,
+                min_score_per_word=min_score_per_word,
+                explain=explain,
+                exact=exact,
+                timeout=timeout,
+            )
+        )
+
+    def search_like(
+        self,
+        identifier: str,
+        k: int = 10,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        where: Where | None = None,
+        timeout: float | None = None,
+    ) -> SearchResult:
+        """Find what is most like an item of a gallery, by its own embeddings."""
+        return self._wait(
+            self._client.search_like(identifier, k, gallery=gallery, where=where, timeout=timeout)
+        )
+
+    def delete(
+        self,
+        ids: str | Sequence[str],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        timeout: float | None = None,
+    ) -> int:
+        """Remove items; returns how many of them were there."""
+        return self._wait(self._client.delete(ids, gallery=gallery, timeout=timeout))
+
+    def known(
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+    ) -> list[bool]:
+        """Which of the ids a gallery has; none, where there is no such gallery."""
+        return self._wait(self._client.known(ids, gallery=gallery, timeout=timeout))
+
+    def gallery_info(
+        self, gallery: str | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Size, model and memory of one gallery, or of all, with their aliases."""
+        return self._wait(self._client.gallery_info(gallery, timeout=timeout))
+
+    def set_alias(
+        self, alias: str, gallery: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Have `alias` mean `gallery` from now on, for all clients at once."""
+        return self._wait(self._client.set_alias(alias, gallery, timeout=timeout))
+
+    def drop_gallery(self, gallery: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Remove a gallery with everything in it."""
+        return self._wait(self._client.drop_gallery(gallery, timeout=timeout))
+
+    def snapshot(self, gallery: str = DEFAULT_GALLERY, *, timeout: float | None = None) -> str:
+        """Write a gallery to one file on the server, and return its path."""
+        return self._wait(self._client.snapshot(gallery, timeout=timeout))
+
+    def restore(
+        self, snapshot: str, gallery: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Make a new gallery from a snapshot on the server."""
+        return self._wait(self._client.restore(snapshot, gallery, timeout=timeout))

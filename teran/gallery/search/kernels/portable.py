@@ -46,9 +46,7 @@ class PortableKernel:
         return result
 
 
-def _bounds_or_cosines(
-    rows: Rows, lanes: Lanes, items: slice | npt.NDArray[np.int64]
-) -> Floats:
+def _bounds_or_cosines(rows: Rows, lanes: Lanes, items: slice | npt.NDArray[np.int64]) -> Floats:
     """Products of some items' rows with all lanes, or what bounds them from above: (n, R, L)."""
     values, scales = lanes.values, np.ones(1, np.float32)
     if rows.type is RowType.INT8:
