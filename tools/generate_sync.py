@@ -13,7 +13,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "client" / "teran_client"
 TARGET = PACKAGE / "sync.py"
 _SOURCES = ("aio", "gallery")
-_HEADER = '"""The synchronous client, written from the asynchronous one by `make generate`, not by hand."""'
+_HEADER = (
+    '"""The synchronous client: made from the asynchronous one by `make generate`."""'
+)
 _CLASS = '''
 class TeranClient(BlockingClient):
     """Encodes, scores, matches, ranks, indexes and searches images and captions on a TERAN server.
@@ -46,7 +48,7 @@ def generate() -> str:
 
 def _names(module: str, tree: ast.Module) -> dict[str, str]:
     """Where the names of a module come from."""
-    names = {}
+    names: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {alias.name: node.module for alias in node.names}
@@ -60,27 +62,27 @@ def _names(module: str, tree: ast.Module) -> dict[str, str]:
 def _methods(tree: ast.Module) -> Iterator[ast.FunctionDef]:
     """The constructor and all public verbs, as a synchronous client has them."""
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    overloaded = set()
     for node in (one for made in classes if made.name.startswith("Async") for one in made.body):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             call = f"super().__init__(AsyncTeranClient({_arguments(node)}))"
             yield _method(node, call)
         elif isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith(("_", "close")):
-            yield _verb(node)
+            if node.decorator_list:
+                overloaded.add(node.name)
+            yield _verb(node, node.name in overloaded)
 
 
-def _verb(node: ast.AsyncFunctionDef) -> ast.FunctionDef:
-    assert node.returns is not None
+def _verb(node: ast.AsyncFunctionDef, is_overloaded: bool) -> ast.FunctionDef:
+    call = f"{node.name}({_arguments(node)})"
     if node.decorator_list:
         return _method(node, "...")
+    if not is_overloaded:
+        return _method(node, f"return self._wait(self._client.{call})")
+    assert node.returns is not None
     kind = ast.unparse(_Synchronous().visit(node.returns))
-    call = f"{node.name}({_arguments(node)})"
-    if "Iterator[" in kind:
-        call = (
-            f"result: {kind} = self._wait_or_iterate(cast(Any, self._client).{call})\nreturn result"
-        )
-    else:
-        call = f"return self._wait(self._client.{call})"
-    return _method(node, call)
+    call = f"result: {kind} = self._wait_or_iterate(cast(Any, self._client).{call})"
+    return _method(node, f"{call}\nreturn result")
 
 
 def _method(node: ast.FunctionDef | ast.AsyncFunctionDef, body: str) -> ast.FunctionDef:
@@ -89,7 +91,8 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef, body: str) -> ast.Func
     if documentation := ast.get_docstring(node, clean=False):
         statements.insert(0, ast.Expr(ast.Constant(documentation)))
     made = ast.FunctionDef(node.name, node.args, statements, node.decorator_list, node.returns)
-    return ast.fix_missing_locations(_Synchronous().visit(made))
+    _Synchronous().visit(made)
+    return ast.fix_missing_locations(made)
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:

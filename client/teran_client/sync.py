@@ -1,4 +1,4 @@
-"""The synchronous client, written from the asynchronous one by `make generate`, not by hand."""
+"""The synchronous client: made from the asynchronous one by `make generate`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast, overload
@@ -266,8 +266,8 @@ class TeranClient(BlockingClient):
             exact: insist on a result that is proven to be the exhaustive one.
             timeout: seconds for each request.
         """
-        return self._wait(
-            self._client.search(
+        result: SearchResult | list[SearchResult] = self._wait_or_iterate(
+            cast(Any, self._client).search(
                 queries,
                 k,
                 gallery=gallery,
@@ -278,6 +278,7 @@ class TeranClient(BlockingClient):
                 timeout=timeout,
             )
         )
+        return result
 
     def search_like(
         self,
