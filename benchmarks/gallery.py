@@ -157,9 +157,7 @@ def measure(
     def scan_many(count: int) -> None:
         scanner.search(without, [Query(rows()) for _ in range(count)])
 
-    calls: dict[str, Callable[[], object]] = {
-        "scan int8, 1 queries": partial(scan_many, 1),
-    }
+    calls: dict[str, Callable[[], object]] = {"scan int8, 1 queries": partial(scan_many, 1)}
     if compact.basis:
         calls["pruned, 1 query"] = lambda: pruner.search(compact, [Query(rows(), exact=True)])
     if peer:

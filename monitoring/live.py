@@ -140,13 +140,13 @@ def _show(
 
 def _sum_up(watcher: Prometheus, loads: Sequence[MixedLoad], seconds: float) -> None:
     window = f"[{max(int(seconds), 5)}s]"
-    told = {
+    shown = {
         "searches": f"sum(increase(teran_searches_total{window}))",
         "items written": f"sum(increase(teran_gallery_upserts_total{window}))",
         "requests not answered": f"sum(increase(teran_failed_requests_total{window}))",
     }
     console.print(f"in {seconds:.0f} s, {sum(load.rounds for load in loads)} rounds of the load:")
-    for name, expression in told.items():
+    for name, expression in shown.items():
         found = watcher.query(expression)
         value = float(found[0]["value"][1]) if found else 0.0
         console.print(f"  {name:24}{value:,.0f}")

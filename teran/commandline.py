@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_origin
 
 from cyclopts import App, CycloptsError, Parameter
@@ -32,11 +32,34 @@ def options(cls: type[T]) -> type[T]:
     hint: Any
     for name, hint in cls.__annotations__.items():
         if hint is not KW_ONLY and get_origin(hint) is not ClassVar:
-            variable = Parameter(env_var=f"TERAN_{name.upper()}")
+            variable = Parameter(env_var=_variable(name))
             marks = getattr(hint, "__metadata__", ())
             plain = hint.__origin__ if marks else hint
             cls.__annotations__[name] = Annotated[plain, variable, *marks]  # what is marked wins
     return Parameter(name="*")(dataclass(frozen=True)(cls))
+
+
+def to_environment(settings: Any, group: type) -> dict[str, str]:
+    """The environment variables that give those options of `settings` which are in a group."""
+    values = {one.name: getattr(settings, one.name) for one in fields(group)}
+    return {_variable(name): str(value) for name, value in values.items() if value is not None}
+
+
+def from_environment(group: type[T]) -> T:
+    """A group of options as the environment variables have them."""
+    app = App(result_action="return_value", exit_on_error=False, print_error=False)
+
+    def read(*, settings: T = group()) -> T:  # noqa: B008
+        return settings
+
+    read.__annotations__["settings"] = group
+    app.default(read)
+    settings: T = app([])
+    return settings
+
+
+def _variable(option: str) -> str:
+    return f"TERAN_{option.upper()}"
 
 
 def new_app() -> App:

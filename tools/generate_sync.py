@@ -13,9 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "client" / "teran_client"
 TARGET = PACKAGE / "sync.py"
 _SOURCES = ("aio", "gallery")
-_HEADER = (
-    '"""The synchronous client: made from the asynchronous one by `make generate`."""'
-)
+_HEADER = '"""The synchronous client: made from the asynchronous one by `make generate`."""'
 _CLASS = '''
 class TeranClient(BlockingClient):
     """Encodes, scores, matches, ranks, indexes and searches images and captions on a TERAN server.

@@ -19,12 +19,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from teran.errors import (
-    TeranInputError,
-    TeranServerError,
-    TeranTimeoutError,
-    TeranUnavailableError,
-)
+from teran.errors import TeranInputError, TeranServerError, TeranTimeoutError, TeranUnavailableError
 from teran_client.call import Call
 from teran_client.metrics import ClientMetrics
 from teran_client.tracing import ClientTracing
@@ -140,7 +135,7 @@ class Channel:
                     call.request, timeout=max(left, 0.001), metadata=call.metadata
                 )
                 self._reached = True
-                _tell(logging.DEBUG, "answered", call, started)
+                _log_call(logging.DEBUG, "answered", call, started)
                 return answer
             except grpc.aio.AioRpcError as error:
                 failure = _translate(error, call, limit)
@@ -151,9 +146,9 @@ class Channel:
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
             ):
-                _tell(logging.INFO, f"failed: {failure}", call, started)
+                _log_call(logging.INFO, f"failed: {failure}", call, started)
                 raise failure
-            _tell(logging.WARNING, f"trying again: {failure}", call, started)
+            _log_call(logging.WARNING, f"trying again: {failure}", call, started)
             await asyncio.sleep(pause)
             delay = min(delay * 2, _LONGEST_DELAY)
 
@@ -173,25 +168,25 @@ class Channel:
             self._channel = self._stub = None
 
 
-def _tell(level: int, message: str, call: Call, started: float) -> None:
+def _log_call(level: int, message: str, call: Call, started: float) -> None:
     """Log a step of a call, with its id as a field."""
     if _log.isEnabledFor(level):
-        told = {"call": call.name, "request_id": call.request_id, "tries": call.tries}
-        told["milliseconds"] = round(1e3 * (time.monotonic() - started), 3)
-        _log.log(level, "%s: %s", call.name, message, extra=told)
+        fields = {"call": call.name, "request_id": call.request_id, "tries": call.tries}
+        fields["milliseconds"] = round(1e3 * (time.monotonic() - started), 3)
+        _log.log(level, "%s: %s", call.name, message, extra=fields)
 
 
 def _translate(
     error: grpc.aio.AioRpcError, call: Call, limit: float
 ) -> TeranServerError | TeranInputError:
     code, details, url = error.code(), error.details() or "no details", call.url
-    told = f" (request {call.request_id})" if call.request_id else ""
+    request = f" (request {call.request_id})" if call.request_id else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TeranTimeoutError(f"no answer from {url} within {limit:g} s{told}")
+        return TeranTimeoutError(f"no answer from {url} within {limit:g} s{request}")
     if _RESTRICTED in details:  # which Triton calls unavailable, but it stays so
         return TeranInputError(f"the server refuses the request: {details}; see `headers`")
     if code is grpc.StatusCode.UNAVAILABLE or any(mark in details for mark in _GONE):
         return TeranUnavailableError(f"{url} is not available: {details}")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return TeranInputError(f"the server refuses the request: {details}")
-    return TeranServerError(f"{url} failed ({code.name.lower()}): {details}{told}")
+    return TeranServerError(f"{url} failed ({code.name.lower()}): {details}{request}")

@@ -19,7 +19,7 @@ from teran.commandline import AsJson, Positive, new_app, run
 from teran.errors import TeranInputError
 from teran_client import gallery_cli
 from teran_client.images import Floats, ImageRegions, read_directory
-from teran_client.options import CONNECTION, Connection, Size, parse_size
+from teran_client.options import Connection, Size, parse_size
 from teran_client.results import Match
 
 app = new_app()
@@ -46,7 +46,7 @@ def _save(out: Path, arrays: dict[str, Floats]) -> None:
 
 @encode.command(name="images")
 def encode_images(
-    directory: Path, /, *, out: Path, size: Size = None, connection: Connection = CONNECTION
+    directory: Path, /, *, out: Path, size: Size = None, connection: Connection = Connection()
 ) -> None:
     """Encode a directory of region features to an .npz with one (R, E) array for each image.
 
@@ -70,7 +70,7 @@ def encode_captions(
     *,
     out: Path,
     verbatim: bool = False,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> None:
     """Encode captions to an .npz with one (W, E) array for each line, named by its number.
 
@@ -101,7 +101,7 @@ def match(
     *,
     size: Size = None,
     json_: AsJson = False,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> None:
     """Score one image against one caption, and show which region each word matches.
 
@@ -145,7 +145,7 @@ def rank(
     k: Annotated[Positive, Parameter(name="-k")] = 10,
     size: Size = None,
     json_: AsJson = False,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> None:
     """Rank a directory of images for a sentence.
 
@@ -175,7 +175,7 @@ def profile(
     /,
     *,
     calls: Positive = 50,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> None:
     """Show where the time of encoding a caption goes: client, network, queue, compute.
 

@@ -80,11 +80,7 @@ class AsyncGalleryVerbs:
 
     @overload
     async def index(
-        self,
-        items: Indexable,
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
     ) -> str: ...
     @overload
     async def index(
@@ -103,11 +99,7 @@ class AsyncGalleryVerbs:
         timeout: float | None = None,
     ) -> AsyncIterator[str]: ...
     async def index(
-        self,
-        items: Any,
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
     ) -> str | list[str] | AsyncIterator[str]:
         """Encode and store images (or sentences), and return their ids.
 
@@ -219,8 +211,7 @@ class AsyncGalleryVerbs:
             raise TeranInputError(f"queries are {type(queries).__name__}, expected a list")
         largest = min(info.max_images, info.max_captions)
         return cast(
-            list[SearchResult],
-            await self._map("query", queries, check, send, largest, len),
+            list[SearchResult], await self._map("query", queries, check, send, largest, len)
         )
 
     async def search_like(
@@ -378,7 +369,7 @@ def _search_parameters(
 def read_results(outputs: protocol.Arrays) -> list[SearchResult]:
     """Every query's results, without the empty places."""
     results = []
-    for i, report in enumerate(outputs["report"][:, 0]):
+    for i, text in enumerate(outputs["report"][:, 0]):
         hits = []
         for j, identifier in enumerate(outputs["ids"][i]):
             if not identifier:
@@ -395,7 +386,8 @@ def read_results(outputs: protocol.Arrays) -> list[SearchResult]:
                     matches=record.get("matches", []),
                 )
             )
-        told = json.loads(report)
+        report = json.loads(text)
         truncated = bool(outputs["truncated"][i, 0]) if "truncated" in outputs else False
-        results.append(SearchResult(hits, told["items"], told["pruned"], told["exact"], truncated))
+        items, pruned, exact = (report[name] for name in ("items", "pruned", "exact"))
+        results.append(SearchResult(hits, items, pruned, exact, truncated))
     return results

@@ -27,14 +27,7 @@ from teran.contract import DEFAULT_GALLERY, MAX_RESULTS
 from teran.errors import TeranInputError
 from teran_client.gallery import Entry
 from teran_client.images import ImageRegions, read_sizes
-from teran_client.options import (
-    CONNECTION,
-    PATIENT_CONNECTION,
-    Connection,
-    PatientConnection,
-    Size,
-    parse_size,
-)
+from teran_client.options import Connection, PatientConnection, Size, parse_size
 from teran_client.results import SearchResult
 from teran_client.results_page import write_page
 from teran_client.sync import TeranClient
@@ -63,7 +56,7 @@ def index(
     gallery: GalleryName = DEFAULT_GALLERY,
     again: bool = False,
     size: Size = None,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> int:
     """Index a directory of region features; what is indexed already is skipped.
 
@@ -112,7 +105,7 @@ def search(
     exact: bool = False,
     html: Path | None = None,
     json_: AsJson = False,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> None:
     """Find the images that fit a sentence best.
 
@@ -170,7 +163,7 @@ def _print(result: SearchResult, explain: bool) -> None:
 
 @gallery_app.command
 def info(
-    gallery: str | None = None, /, *, json_: AsJson = False, connection: Connection = CONNECTION
+    gallery: str | None = None, /, *, json_: AsJson = False, connection: Connection = Connection()
 ) -> None:
     """Show the galleries: kind, items, memory, disk and aliases.
 
@@ -206,7 +199,7 @@ def delete(
     *ids: str,
     gallery: GalleryName = DEFAULT_GALLERY,
     everything: bool = False,
-    connection: Connection = CONNECTION,
+    connection: Connection = Connection(),
 ) -> None:
     """Remove items from a gallery, or the whole of it.
 
@@ -228,7 +221,7 @@ def delete(
 
 @gallery_app.command
 def snapshot(
-    *, gallery: GalleryName = DEFAULT_GALLERY, connection: PatientConnection = PATIENT_CONNECTION
+    *, gallery: GalleryName = DEFAULT_GALLERY, connection: PatientConnection = PatientConnection()
 ) -> None:
     """Write a gallery to one file on the server.
 
@@ -240,7 +233,7 @@ def snapshot(
 
 @gallery_app.command
 def restore(
-    snapshot: str, gallery: str, /, *, connection: PatientConnection = PATIENT_CONNECTION
+    snapshot: str, gallery: str, /, *, connection: PatientConnection = PatientConnection()
 ) -> None:
     """Make a new gallery from a snapshot on the server.
 
@@ -256,7 +249,7 @@ def restore(
 
 
 @gallery_app.command
-def alias(alias: str, gallery: str, /, *, connection: Connection = CONNECTION) -> None:
+def alias(alias: str, gallery: str, /, *, connection: Connection = Connection()) -> None:
     """Point an alias at a gallery, for all clients at once.
 
     Example: teran gallery alias live holidays-2026

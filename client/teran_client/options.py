@@ -58,9 +58,6 @@ class PatientConnection(Connection):
     """Seconds a request may take, retries included."""
 
 
-CONNECTION, PATIENT_CONNECTION = Connection(), PatientConnection()
-
-
 def parse_size(text: str | None) -> tuple[float, float] | None:
     """Read WIDTHxHEIGHT."""
     if text is None:

@@ -12,7 +12,7 @@ Send = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
 Items = Iterable[Item] | AsyncIterator[Item]
 
 
-async def _take(items: Items[Item], count: int) -> list[Item]:
+async def _next_items(items: Items[Item], count: int) -> list[Item]:
     """The next items; a synchronous source is read in a thread, as it may block."""
     if isinstance(items, AsyncIterator):
         taken = []
@@ -67,7 +67,7 @@ async def pipeline(
     try:
         while True:
             if reading is None and not exhausted and len(waiting) < window:
-                reading = asyncio.create_task(_take(source, window))
+                reading = asyncio.create_task(_next_items(source, window))
             # What is there already does not wait for the source, nor suffer from its failure.
             if reading and (not waiting or (reading.done() and not reading.exception())):
                 chunk = await reading

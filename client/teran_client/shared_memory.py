@@ -55,7 +55,7 @@ class SharedMemory:
         """A segment with room for some inputs; None where they should go through gRPC."""
         numbers = [value for value in inputs.values() if value.dtype != np.object_]
         size = sum(value.nbytes + ALIGNMENT for value in numbers)
-        segment = await self._take(size) if self.usable and size >= SMALLEST else None
+        segment = await self._acquire(size) if self.usable and size >= SMALLEST else None
         try:
             yield segment
         except BaseException:  # the server may read it still, or may have forgotten it
@@ -70,7 +70,7 @@ class SharedMemory:
         for segment in list(self._all):
             await self._drop(segment)
 
-    async def _take(self, size: int) -> Segment | None:
+    async def _acquire(self, size: int) -> Segment | None:
         for segment in self._free:
             if segment.size >= size:
                 self._free.remove(segment)

@@ -74,10 +74,7 @@ def make_contrast_pair(index: int) -> tuple[Sample, Sample]:
         if first.words != second.words:
             break
     boxes = f"{random.getrandbits(32)}"
-    return (
-        _observe(scene, (first,), Random(boxes)),
-        _observe(other, (second,), Random(boxes)),
-    )
+    return (_observe(scene, (first,), Random(boxes)), _observe(other, (second,), Random(boxes)))
 
 
 def make_split(split: str, size: int, *, quiet: bool = False) -> list[Sample]:

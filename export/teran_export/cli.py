@@ -11,7 +11,6 @@ from teran.errors import TeranInputError
 from teran.extras import needs
 from teran_export.options import ExportOptions
 
-_DEFAULTS = ExportOptions()
 Vocabulary = Annotated[
     Path, Parameter(help="BERT's vocab.txt; for bert-base-uncased it has 30522 lines.")
 ]
@@ -29,7 +28,7 @@ def export_command(
     out: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")],
     /,
     *,
-    options: ExportOptions = _DEFAULTS,
+    options: ExportOptions = ExportOptions(),
 ) -> None:
     """Compile a bundle and publish a Triton model repository; does nothing where it is up to date.
 

@@ -58,15 +58,7 @@ def background_server(
     ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
     ports |= fixed_ports or {}
     flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
-    command = [
-        sys.executable,
-        "-m",
-        "teran.cli",
-        "serve",
-        str(repository),
-        *flags,
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "teran.cli", "serve", str(repository), *flags, *arguments]
     with Path(log or os.devnull).open("ab") as output:
         process = subprocess.Popen(
             command,

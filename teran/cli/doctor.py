@@ -11,14 +11,12 @@ from teran.commandline import AsJson
 from teran.extras import needs
 from teran.supervisor.settings import ServeSettings
 
-_DEFAULTS = ServeSettings()
-
 
 def doctor(
-    repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")] = _DEFAULTS.repository,
+    repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")] = Path("repository"),
     /,
     *,
-    settings: ServeSettings = _DEFAULTS,
+    settings: ServeSettings = ServeSettings(),
     json_: AsJson = False,
 ) -> int:
     """Check whether `teran serve` would start here now, and say what to do where it would not.

@@ -8,16 +8,14 @@ from cyclopts import Parameter
 from teran.contract import DEFAULT_GALLERY
 from teran.errors import TeranInputError
 from teran.extras import needs
-from teran.supervisor.settings import Cluster
-
-_DEFAULTS = Cluster()
+from teran.runtime.settings import Cluster
 
 
 def move_gallery(
     directory: Annotated[Path, Parameter(env_var="TERAN_GALLERY")],
     /,
     *,
-    cluster: Cluster = _DEFAULTS,
+    cluster: Cluster = Cluster(),
     gallery: Annotated[str, Parameter(name=["--gallery", "-g"])] = DEFAULT_GALLERY,
 ) -> None:
     """Copy a gallery from a directory into a Qdrant cluster; repeat it where it was interrupted.

@@ -11,14 +11,12 @@ from teran.extras import needs
 from teran.supervisor.logs import LogFormat, ServerLog
 from teran.supervisor.settings import ServeSettings
 
-_DEFAULTS = ServeSettings()
-
 
 def serve(
     repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")],
     /,
     *arguments: Annotated[str, Parameter(show=False)],
-    settings: ServeSettings = _DEFAULTS,
+    settings: ServeSettings = ServeSettings(),
 ) -> int:
     """Run Triton on a published repository and keep its models alive.
 

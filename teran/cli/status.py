@@ -12,12 +12,10 @@ from teran.commandline import AsJson
 from teran.extras import needs
 from teran.supervisor.settings import Listening
 
-_DEFAULTS = Listening()
-
 
 def status(
     *,
-    server: Listening = _DEFAULTS,
+    server: Listening = Listening(),
     interval: Annotated[float, Parameter(validator=Number(gte=0.1))] = 2.0,
     once: Annotated[bool, Parameter(negative="")] = False,
     json_: AsJson = False,

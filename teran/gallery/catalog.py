@@ -86,7 +86,7 @@ class Gallery(Protocol):
         """Cosines (R, W) of an item's rows and a query's; (0, W) for an item that is gone."""
 
     def info(self) -> dict[str, Any]:
-        """What can be told of the gallery."""
+        """Its size, model and memory."""
 
 
 class GalleryCatalog(ABC):
@@ -169,7 +169,7 @@ class GalleryCatalog(ABC):
 
     @abstractmethod
     def info(self) -> dict[str, Any]:
-        """What can be told of all galleries."""
+        """The same of all galleries, those that can't be used, and aliases."""
 
 
 def check_name(name: str) -> None:

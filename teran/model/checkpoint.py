@@ -53,7 +53,7 @@ def translate(state: Mapping[str, Tensor], config: TeranConfig) -> dict[str, Ten
     source = dict(state)
     result: dict[str, Tensor] = {}
 
-    def take(key: str, *shape: int) -> Tensor:
+    def pop(key: str, *shape: int) -> Tensor:
         if key not in source:
             raise CheckpointError(f"the checkpoint has no tensor {key}")
         tensor = source.pop(key).float()
@@ -62,15 +62,15 @@ def translate(state: Mapping[str, Tensor], config: TeranConfig) -> dict[str, Ten
         return tensor
 
     def affine(ours: str, theirs: str, *weight_shape: int) -> None:
-        result[f"{ours}.weight"] = take(f"{theirs}.weight", *weight_shape)
-        result[f"{ours}.bias"] = take(f"{theirs}.bias", weight_shape[0])
+        result[f"{ours}.weight"] = pop(f"{theirs}.weight", *weight_shape)
+        result[f"{ours}.bias"] = pop(f"{theirs}.bias", weight_shape[0])
 
     def layer(ours: str, theirs: str, dim: int, feedforward: int) -> None:
         """One layer of torch's nn.TransformerEncoder."""
-        result[f"{ours}.attention.qkv.weight"] = take(
+        result[f"{ours}.attention.qkv.weight"] = pop(
             f"{theirs}.self_attn.in_proj_weight", 3 * dim, dim
         )
-        result[f"{ours}.attention.qkv.bias"] = take(f"{theirs}.self_attn.in_proj_bias", 3 * dim)
+        result[f"{ours}.attention.qkv.bias"] = pop(f"{theirs}.self_attn.in_proj_bias", 3 * dim)
         affine(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj", dim, dim)
         affine(f"{ours}.attention_norm", f"{theirs}.norm1", dim)
         affine(f"{ours}.expand", f"{theirs}.linear1", feedforward, dim)
@@ -82,7 +82,7 @@ def translate(state: Mapping[str, Tensor], config: TeranConfig) -> dict[str, Ten
         parts = [f"{theirs}.attention.self.{name}" for name in ("query", "key", "value")]
         for kind, shape in (("weight", (dim, dim)), ("bias", (dim,))):
             result[f"{ours}.attention.qkv.{kind}"] = torch.cat(
-                [take(f"{part}.{kind}", *shape) for part in parts]
+                [pop(f"{part}.{kind}", *shape) for part in parts]
             )
         affine(f"{ours}.attention.out", f"{theirs}.attention.output.dense", dim, dim)
         affine(f"{ours}.attention_norm", f"{theirs}.attention.output.LayerNorm", dim)
@@ -93,13 +93,13 @@ def translate(state: Mapping[str, Tensor], config: TeranConfig) -> dict[str, Ten
     text, features, embed = config.text, config.feature_dim, config.embed_dim
     hidden = text.hidden_size
     embeddings = "textual_encoder.embeddings"
-    result[f"{embeddings}.word.weight"] = take(
+    result[f"{embeddings}.word.weight"] = pop(
         f"{_TEXT}embeddings.word_embeddings.weight", text.vocab_size, hidden
     )
-    result[f"{embeddings}.position.weight"] = take(
+    result[f"{embeddings}.position.weight"] = pop(
         f"{_TEXT}embeddings.position_embeddings.weight", text.max_position_embeddings, hidden
     )
-    result[f"{embeddings}.token_type.weight"] = take(
+    result[f"{embeddings}.token_type.weight"] = pop(
         f"{_TEXT}embeddings.token_type_embeddings.weight", text.type_vocab_size, hidden
     )
     affine(f"{embeddings}.norm", f"{_TEXT}embeddings.LayerNorm", hidden)
@@ -113,10 +113,10 @@ def translate(state: Mapping[str, Tensor], config: TeranConfig) -> dict[str, Ten
     affine("textual_encoder.projection", "img_txt_enc.cap_proj", embed, hidden)
 
     fusion = "img_txt_enc.img_enc.pos_encoding_image.map"
-    first = take(f"{fusion}.0.weight", features, features + 5)
+    first = pop(f"{fusion}.0.weight", features, features + 5)
     result["visual_encoder.box_fusion.features.weight"] = first[:, :features].contiguous()
     result["visual_encoder.box_fusion.geometry.weight"] = first[:, features:].contiguous()
-    result["visual_encoder.box_fusion.features.bias"] = take(f"{fusion}.0.bias", features)
+    result["visual_encoder.box_fusion.features.bias"] = pop(f"{fusion}.0.bias", features)
     affine("visual_encoder.box_fusion.out", f"{fusion}.2", features, features)
     for i in range(config.visual_layers):
         layer(

@@ -1,4 +1,4 @@
-"""What a model process is told by environment variables, and how many cores it has."""
+"""What model processes learn from environment variables, and how many cores there are."""
 
 import os
 from enum import StrEnum
@@ -10,20 +10,6 @@ LOG_LEVEL_VARIABLE = "TERAN_LOG_LEVEL"
 """From which level on to write; a `LogLevel`."""
 METRICS_DIRECTORY_VARIABLE = "TERAN_METRICS_DIRECTORY"
 """Where to record; nothing is recorded without it."""
-GALLERY_VARIABLE = "TERAN_GALLERY"
-"""The galleries' directory."""
-GALLERY_FLUSH_VARIABLE = "TERAN_GALLERY_FLUSH"
-"""1 where writes must survive a loss of power before they are acknowledged."""
-GALLERY_URL_VARIABLE = "TERAN_GALLERY_URL"
-"""Address of a Qdrant cluster that holds the galleries, instead of the directory."""
-GALLERY_API_KEY_VARIABLE = "TERAN_GALLERY_API_KEY"
-"""The cluster's key."""
-GALLERY_DEVICE_VARIABLE = "TERAN_GALLERY_DEVICE"
-"""Where galleries are scanned: cpu, or a GPU by its torch name."""
-GALLERY_PRECISION_VARIABLE = "TERAN_GALLERY_PRECISION"
-"""How embeddings are kept in a GPU's memory."""
-WRITE_KEY_VARIABLE = "TERAN_WRITE_KEY"
-"""What must come with writes."""
 
 
 class LogLevel(StrEnum):

@@ -7,7 +7,7 @@ custom metrics take a message to the server for each, and counters outlive a mod
 `ssl` needs symbols that the stub lacks.) Without a directory, as under a server nobody supervises,
 nothing is recorded.
 
-No label has values that a client chooses; what galleries are called is told by the supervisor.
+No label has values that a client chooses; the names of galleries come from the supervisor.
 """
 
 import json

@@ -14,7 +14,7 @@ from teran.runtime.request import id_of
 class RequestLog:
     """Tells how requests went, each by the id that its client gave it.
 
-    Those that failed are told of at the level error, by a gallery that is busy at warning, refused
+    Those that failed are logged at the level error, by a gallery that is busy at warning, refused
     ones at info and answered ones at debug. What our other modules log goes the same way.
     """
 
@@ -48,14 +48,14 @@ class RequestLog:
         """
         level = _level(error)
         if self._log.isEnabledFor(level):
-            told = {"request_id": id_of(request), "milliseconds": round(1e3 * seconds, 3)}
+            fields = {"request_id": id_of(request), "milliseconds": round(1e3 * seconds, 3)}
             defect = error and (error.__cause__ or error)
-            is_told = level < logging.ERROR or isinstance(defect, TeranError | OSError)
+            is_expected = level < logging.ERROR or isinstance(defect, TeranError | OSError)
             self._log.log(
                 level,
                 "answered" if error is None else str(error) or type(error).__name__,
-                exc_info=None if is_told else defect,
-                extra=told | details,
+                exc_info=None if is_expected else defect,
+                extra=fields | details,
             )
 
 

@@ -93,9 +93,9 @@ def _packages(_: ServeSettings) -> Iterator[Finding]:
         if not wanted.specifier.contains(there, prereleases=True):
             wrong.append(f"{wanted.name} {there} ({wanted.specifier} is needed)")
     if missing or wrong:
-        told = [f"missing: {', '.join(missing)}"] if missing else []
-        told += [f"unfit: {', '.join(wrong)}"] if wrong else []
-        yield Finding.error("packages", "; ".join(told), "pip install 'teran-serving[server]'")
+        problems = [f"missing: {', '.join(missing)}"] if missing else []
+        problems += [f"unfit: {', '.join(wrong)}"] if wrong else []
+        yield Finding.error("packages", "; ".join(problems), "pip install 'teran-serving[server]'")
     else:
         yield Finding.good("packages", f"teran-serving {version('teran-serving')}, {found} others")
 
@@ -238,10 +238,10 @@ def _answers(settings: ServeSettings) -> bool:
     """Whether a supervisor of ours answers on the health port."""
     url = f"http://{settings.host}:{settings.health_port}/health/live"
     try:
-        told = json.loads(fetch(url, timeout=2))
+        health = json.loads(fetch(url, timeout=2))
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and "models" in told
+    return isinstance(health, dict) and "models" in health
 
 
 def _folders(_: ServeSettings) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from teran.runtime.metrics import GALLERIES_FILE, read_recorded, values_of
 from teran.supervisor.health import HealthState
 
 _MOST_GALLERIES = 100
-"""Galleries that are told by name: clients make them, so their number has no bound."""
+"""Galleries that are listed by name: clients make them, so their number has no bound."""
 
 
 class Exposition:
@@ -134,13 +134,13 @@ def _galleries(path: Path) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "teran_galleries_unusable", "Galleries that can't be opened", value=len(info["unusable"])
     )
-    told = (
+    exposed = (
         ("teran_gallery_items", "Items of a gallery", "items"),
         ("teran_gallery_generation", "Changes of a gallery since it was opened", "generation"),
         ("teran_gallery_memory_bytes", "Memory of a gallery's copy", "bytes_in_memory"),
         ("teran_gallery_disk_bytes", "Files of a gallery", "bytes_on_disk"),
     )
-    for name, meaning, key in told:
+    for name, meaning, key in exposed:
         family = GaugeMetricFamily(name, meaning, labels=["gallery"])
         for gallery in galleries[:_MOST_GALLERIES]:
             if gallery.get(key) is not None:

@@ -43,8 +43,8 @@ class ServerLog:
 
     def write_on(self, line: str) -> None:
         """A line that Triton's process has written, if it is worth it."""
-        if told := _model_line(line):
-            text = _json(told) if self._format is LogFormat.JSON else _text(told)
+        if fields := _model_line(line):
+            text = _json(fields) if self._format is LogFormat.JSON else _text(fields)
         else:
             match = _TRITON_LINE.match(line)
             if not line or (match and not match[3]):
@@ -62,12 +62,12 @@ def _json(fields: dict[str, Any]) -> str:
     return json.dumps({"time": datetime.now(UTC).isoformat()} | fields)
 
 
-def _text(told: dict[str, Any]) -> str:
+def _text(fields: dict[str, Any]) -> str:
     """A model's line, which nothing that a client has sent can break in two."""
-    first = f"{str(told.pop('level', '')).lower()}: {told.pop('source')}: {told.pop('message', '')}"
-    told.pop("time", None)
-    fields = [f"{key}={_quoted(str(value))}" for key, value in told.items()]
-    return " ".join([_printable(first), *map(_printable, fields)])
+    level, source, message, _ = (fields.pop(k, "") for k in ("level", "source", "message", "time"))
+    first = f"{str(level).lower()}: {source}: {message}"
+    pairs = [f"{key}={_quoted(str(value))}" for key, value in fields.items()]
+    return " ".join([_printable(first), *map(_printable, pairs)])
 
 
 def _quoted(value: str) -> str:
@@ -84,9 +84,9 @@ def _model_line(line: str) -> dict[str, Any] | None:
     if not line.startswith('{"level"'):
         return None
     with suppress(ValueError, RecursionError):
-        told = json.loads(line)
-        if isinstance(told, dict) and "source" in told:
-            return told
+        fields = json.loads(line)
+        if isinstance(fields, dict) and "source" in fields:
+            return fields
     return None
 
 

@@ -12,16 +12,19 @@ import tempfile
 import threading
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from teran.commandline import to_environment
 from teran.errors import ServingError
 from teran.runtime.environment import (
     LOG_LEVEL_VARIABLE,
     METRICS_DIRECTORY_VARIABLE,
     THREADS_VARIABLE,
 )
+from teran.runtime.settings import GallerySettings
 from teran.supervisor.installation import TritonInstallation
 from teran.supervisor.logs import ServerLog
 from teran.supervisor.settings import ServeSettings
@@ -174,7 +177,8 @@ class TritonProcess:
         environment = installation.environment()
         for model, threads in self._settings.thread_shares().items():
             environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
-        environment |= self._settings.gallery_environment()
+        here = replace(self._settings, gallery=self._settings.gallery_directory())
+        environment |= to_environment(here, GallerySettings)
         if self._metrics:
             environment[METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
         environment[LOG_LEVEL_VARIABLE] = self._settings.log_level

@@ -11,8 +11,8 @@ from cyclopts.validators import Number
 from teran.commandline import Positive, Unparsed, options
 from teran.contract import ADMIN_KEY_HEADER, WRITE_KEY_HEADER
 from teran.errors import ServingError
-from teran.runtime import environment
 from teran.runtime.environment import LogLevel, available_cores
+from teran.runtime.settings import GallerySettings
 from teran.supervisor.logs import LogFormat
 
 _ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
@@ -38,18 +38,7 @@ class Listening:
 
 
 @options
-class Cluster:
-    """Where galleries are, if not in a directory."""
-
-    _: KW_ONLY
-    gallery_url: str | None = None
-    """A Qdrant cluster that holds the galleries, http://host:6333, not the directory."""
-    gallery_api_key: str | None = None
-    """The cluster's key."""
-
-
-@options
-class ServeSettings(Listening, Cluster):
+class ServeSettings(Listening, GallerySettings):
     """How to run the server. Ports of 0 stand for free ones."""
 
     PORTS: ClassVar[tuple[str, ...]] = ("grpc_port", "http_port", "metrics_port", "health_port")
@@ -60,14 +49,6 @@ class ServeSettings(Listening, Cluster):
     """0: a free one."""
     http_port: Port = 8000
     """0: a free one."""
-    gallery: Path | None = None
-    """Directory of the galleries; by default REPOSITORY.gallery."""
-    gallery_flush: bool = False
-    """Acknowledge a write only when it would survive a loss of power."""
-    gallery_device: str = "cpu"
-    """Where to scan: cpu, cuda or cuda:N."""
-    gallery_precision: str = "fp16"
-    """Of a GPU's copy: fp16, bf16 or fp8."""
     tls_certificate: Path | None = None
     """PEM file; switches TLS on for gRPC. HTTP, which knows no TLS, then stays on loopback."""
     tls_key: Path | None = None
@@ -76,8 +57,6 @@ class ServeSettings(Listening, Cluster):
     """A host name in the certificate, by which the supervisor's own calls know the server."""
     admin_key: str | None = None
     """Asked for by calls that load models or change the server."""
-    write_key: str | None = None
-    """Asked for by calls that change galleries."""
     threads: NotNegative = 0
     """For all engines together; 0: all cores."""
     startup_timeout: float = 300.0
@@ -105,19 +84,6 @@ class ServeSettings(Listening, Cluster):
         """Where the galleries are: beside the repository, unless said otherwise."""
         repository = self.repository.absolute()
         return (self.gallery or repository.with_name(f"{repository.name}.gallery")).absolute()
-
-    def gallery_environment(self) -> dict[str, str]:
-        """What the gallery model reads."""
-        values = {
-            environment.GALLERY_VARIABLE: str(self.gallery_directory()),
-            environment.GALLERY_FLUSH_VARIABLE: str(int(self.gallery_flush)),
-            environment.GALLERY_URL_VARIABLE: self.gallery_url,
-            environment.GALLERY_API_KEY_VARIABLE: self.gallery_api_key,
-            environment.GALLERY_DEVICE_VARIABLE: self.gallery_device,
-            environment.GALLERY_PRECISION_VARIABLE: self.gallery_precision,
-            environment.WRITE_KEY_VARIABLE: self.write_key,
-        }
-        return {name: value for name, value in values.items() if value is not None}
 
     def security_arguments(self) -> list[str]:
         """Triton's flags for TLS and keys.

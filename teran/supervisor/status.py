@@ -15,7 +15,7 @@ from teran.supervisor.health import fetch
 _Labels = frozenset[tuple[str, str]]
 
 
-class Reading:
+class Scrape:
     """All values of a server at one moment; a counter's name ends in `_total`, Triton's as well."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -42,7 +42,7 @@ class Reading:
         return sorted({dict(labels)[label] for labels in self.of(name) if label in dict(labels)})
 
 
-def read(*urls: str, timeout: float = 5.0) -> Reading:
+def scrape(*urls: str, timeout: float = 5.0) -> Scrape:
     """Read the metrics of a server.
 
     Raises:
@@ -57,7 +57,7 @@ def read(*urls: str, timeout: float = 5.0) -> Reading:
                 f"{url} does not answer: {error}; is a server running there?"
             ) from error
     try:
-        return Reading(texts)
+        return Scrape(texts)
     except ValueError as error:
         raise TeranUnavailableError(f"{' and '.join(urls)} tell no metrics: {error}") from error
 
@@ -110,7 +110,7 @@ class Status:
     galleries: tuple[GalleryStatus, ...]
 
     @classmethod
-    def between(cls, before: Reading, now: Reading) -> "Status":
+    def between(cls, before: Scrape, now: Scrape) -> "Status":
         """What happened between two readings."""
         seconds = max(now.time - before.time, 1e-9)
 
@@ -133,11 +133,11 @@ class Status:
 
 
 def watch(*urls: str, interval: float) -> Iterator[Status | TeranUnavailableError]:
-    """What a server does in every interval, without end; or why it can't be told."""
-    before: Reading | None = None
+    """What a server does in every interval, without end; or why that is unknown."""
+    before: Scrape | None = None
     while True:
         try:
-            now = read(*urls)
+            now = scrape(*urls)
             if before:
                 yield Status.between(before, now)
             before = now
@@ -147,7 +147,7 @@ def watch(*urls: str, interval: float) -> Iterator[Status | TeranUnavailableErro
         time.sleep(interval)
 
 
-def _models(before: Reading, now: Reading, seconds: float) -> Iterator[ModelStatus]:
+def _models(before: Scrape, now: Scrape, seconds: float) -> Iterator[ModelStatus]:
     single = now.values_of("teran_model_ready", "model")
     ensembles = set(now.values_of("nv_inference_request_success_total", "model")) - set(single)
     for name in [*single, *sorted(ensembles)]:
@@ -184,7 +184,7 @@ def _ratio(sum_: float, count: float) -> float | None:
     return sum_ / count if count else None
 
 
-def _quantile(q: float, before: Reading, now: Reading, metric: str, **labels: str) -> float | None:
+def _quantile(q: float, before: Scrape, now: Scrape, metric: str, **labels: str) -> float | None:
     """A quantile in milliseconds, within its bucket by interpolation, as Prometheus does it."""
     last, first = now.of(metric, **labels), before.of(metric, **labels)
     if any(value < first.get(key, 0.0) for key, value in last.items()):
@@ -202,7 +202,7 @@ def _quantile(q: float, before: Reading, now: Reading, metric: str, **labels: st
     return None
 
 
-def _galleries(now: Reading) -> Iterator[GalleryStatus]:
+def _galleries(now: Scrape) -> Iterator[GalleryStatus]:
     for name in now.values_of("teran_gallery_items", "gallery"):
         yield GalleryStatus(
             name,

@@ -51,9 +51,7 @@ class Supervisor:
         check_repository(settings.repository)
         self._published = settings.repository.absolute()
         settings = dataclasses.replace(
-            settings,
-            repository=settings.repository.resolve(),
-            gallery=settings.gallery_directory(),
+            settings, repository=settings.repository.resolve(), gallery=settings.gallery_directory()
         )
         settings.security_arguments()
         settings.trace_arguments()

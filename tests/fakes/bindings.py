@@ -13,10 +13,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCES = (
-    ROOT / "export/teran_export/tensorrt/builder.py",
-    ROOT / "teran/runtime/plan.py",
-)
+SOURCES = (ROOT / "export/teran_export/tensorrt/builder.py", ROOT / "teran/runtime/plan.py")
 DATA = Path(__file__).with_name("bindings.json")
 _OBJECTS = {
     "trt", "builder", "network", "parser", "config", "profile", "engine", "context", "e",

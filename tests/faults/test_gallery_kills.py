@@ -40,12 +40,7 @@ class Writer(threading.Thread):
     """Indexes and deletes its own ids, and knows which of them must be there."""
 
     def __init__(
-        self,
-        url: str,
-        name: str,
-        state: dict[str, int | None],
-        doubtful: set[str],
-        timeout: float,
+        self, url: str, name: str, state: dict[str, int | None], doubtful: set[str], timeout: float
     ) -> None:
         super().__init__(name=name)
         self.state = state

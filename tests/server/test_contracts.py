@@ -39,14 +39,8 @@ CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str
         {"word_embeddings": ("FP32", [-1, -1, E])},
     ),
     "alignment": (
-        {
-            "region_embeddings": ("FP32", [-1, -1, E]),
-            "word_embeddings": ("FP32", [-1, -1, E]),
-        },
-        {
-            "scores": ("FP32", [-1, -1]),
-            "region_word_similarity": ("FP32", [-1, -1, -1, -1]),
-        },
+        {"region_embeddings": ("FP32", [-1, -1, E]), "word_embeddings": ("FP32", [-1, -1, E])},
+        {"scores": ("FP32", [-1, -1]), "region_word_similarity": ("FP32", [-1, -1, -1, -1])},
     ),
     "encode_caption": (
         {"caption": ("BYTES", [-1, 1])},

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from teran_client import (
-    AsyncTeranClient,
-    Entry,
-    TeranClient,
-    TeranInputError,
-    TeranServerError,
-)
+from teran_client import AsyncTeranClient, Entry, TeranClient, TeranInputError, TeranServerError
 from teran_client.protocol import infer_request
 
 from teran.cli.background import BackgroundServer, background_server

@@ -85,9 +85,7 @@ def test_a_refusal_names_its_reason(
     assert "no word to align" in line["message"]
 
 
-def test_nothing_a_client_sends_breaks_a_line(
-    json_server: tuple[BackgroundServer, Path],
-) -> None:
+def test_nothing_a_client_sends_breaks_a_line(json_server: tuple[BackgroundServer, Path]) -> None:
     server, log = json_server
     outputs = ("word_embeddings", "word_mask", "tokens", "truncated")
     request = infer_request("encode_caption", caption_inputs(["a dog"]), outputs)

@@ -1,7 +1,6 @@
 """The `gallery` model: an adapter between Triton and `teran.gallery.protocol`."""
 
 import json
-import os
 from concurrent.futures import Future
 from contextlib import suppress
 from time import monotonic, monotonic_ns, perf_counter
@@ -9,15 +8,16 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from teran.commandline import from_environment
 from teran.errors import GalleryBusyError, TeranError, TeranInputError
 from teran.gallery.catalog import Model
 from teran.gallery.opening import open_catalog
 from teran.gallery.protocol.request import Arrays, Request
 from teran.gallery.protocol.service import GalleryService
-from teran.runtime.environment import WRITE_KEY_VARIABLE
 from teran.runtime.metrics import SEARCH_SECONDS, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
+from teran.runtime.settings import GallerySettings
 
 _REPORT_EVERY = 1.0
 """Seconds between words on the galleries, of which the supervisor tells."""
@@ -37,13 +37,11 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         values = {name: entry["string_value"] for name, entry in parameters.items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
-        self._galleries = open_catalog(model, os.environ)
+        settings = from_environment(GallerySettings)
+        self._galleries = open_catalog(model, settings)
         self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(
-            self._galleries,
-            model.embed_dim,
-            os.environ.get(WRITE_KEY_VARIABLE),
-            self._recorder,
+            self._galleries, model.embed_dim, settings.write_key, self._recorder
         )
         self._reported = 0.0
 
@@ -52,13 +50,13 @@ class TritonPythonModel:
         answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
         read = [_read(one, answer) for one, answer in zip(requests, answers, strict=True)]
         self._service.handle([one for one in read if one])
-        told = [answer.result() for answer in answers]
-        items = sum(len(next(iter(one.values()))) for one in told if isinstance(one, dict))
-        refused = sum(isinstance(one, TeranInputError) for one in told)
-        failed = sum(isinstance(one, TeranError) for one in told) - refused
+        results = [answer.result() for answer in answers]
+        items = sum(len(next(iter(one.values()))) for one in results if isinstance(one, dict))
+        refused = sum(isinstance(one, TeranInputError) for one in results)
+        failed = sum(isinstance(one, TeranError) for one in results) - refused
         seconds = perf_counter() - started
         self._recorder.execution(items, refused, seconds, failed)
-        for request, asked, answer in zip(requests, read, told, strict=True):
+        for request, asked, answer in zip(requests, read, results, strict=True):
             error = answer if isinstance(answer, TeranError) else None
             self._log.request(request, seconds, error, operation=asked and asked.named_operation)
             is_search = asked is not None and asked.named_operation == "search"
@@ -70,7 +68,7 @@ class TritonPythonModel:
             self._reported = monotonic()
             with suppress(OSError):  # files come and go meanwhile
                 self._recorder.report_galleries(self._galleries.info)
-        return [_response(one) for one in told]
+        return [_response(one) for one in results]
 
     def finalize(self) -> None:
         self._galleries.close()

@@ -95,14 +95,7 @@ class EmbeddedGallery:
         return len(self._compact)
 
     def write(self, upserts: Sequence[Item], deletes: Sequence[str]) -> int:
-        """Store items, then remove some; both are searchable and durable on return.
-
-        Returns:
-            How many of the deleted ones were there.
-
-        Raises:
-            GalleryError: the store can't be written; nothing is searchable that is not stored.
-        """
+        """See `Gallery.write`. Nothing is searchable that is not stored."""
         if upserts:
             written, basis = self.store.upsert(upserts), self._compact.basis
             prepared = [(item, prepare(item.rows, basis)) for item in written]
@@ -143,11 +136,7 @@ class EmbeddedGallery:
     def search(
         self, queries: Sequence[Query], where: Sequence[dict[str, Any] | None]
     ) -> list[SearchResult]:
-        """Answer searches.
-
-        Raises:
-            TeranInputError: a filter makes no sense.
-        """
+        """See `Gallery.search`."""
         with self._lock:
             queries = [
                 replace(query, allowed=self._mask(condition)) if condition else query
@@ -156,11 +145,7 @@ class EmbeddedGallery:
             return self._searcher.search(self._compact, queries)
 
     def rows_of(self, identifier: str) -> Floats:
-        """An item's embeddings (R, E), to search for more like it.
-
-        Raises:
-            TeranInputError: there is no such item.
-        """
+        """See `Gallery.rows_of`."""
         with self._lock:
             rows = self._compact.rows_of(point_of(identifier))
             if rows is None:
@@ -168,11 +153,11 @@ class EmbeddedGallery:
             return rows[:, : self.model.embed_dim].astype(np.float32)
 
     def items(self, points: Sequence[UUID]) -> dict[UUID, Item]:
-        """Those of the items that are there, without their embeddings."""
+        """See `Gallery.items`."""
         return self.store.get(points, with_rows=False)
 
     def similarity(self, point: UUID, query: Floats) -> Floats:
-        """Cosines (R, W) of an item's rows and a query's; (0, W) for an item that is gone."""
+        """See `Gallery.similarity`."""
         with self._lock:
             rows = self._compact.rows_of(point)
             if rows is None:
@@ -181,7 +166,7 @@ class EmbeddedGallery:
             return cosine
 
     def info(self) -> dict[str, Any]:
-        """What can be told of the gallery."""
+        """See `Gallery.info`."""
         return {
             "name": self.name,
             "kind": self.kind.value,

@@ -11,7 +11,7 @@ LOCK = "LOCK"
 
 
 def holder_of(root: Path) -> str | None:
-    """The process that has a directory open, as far as it has told, or None."""
+    """The process that has a directory open, as far as it has said, or None."""
     try:
         descriptor = os.open(root / LOCK, os.O_RDONLY)
     except OSError:

@@ -23,21 +23,19 @@ class Search:
     where: dict[str, Any] | None
 
 
-def report(request: Request, told: object) -> Arrays:
+def report(request: Request, content: object) -> Arrays:
     """The same for each item of a request, as the batcher wants one answer for each."""
     count = max((len(value) for value in request.inputs.values()), default=1)
-    return reports([told] * count)
+    return reports([content] * count)
 
 
-def reports(told: Sequence[object]) -> Arrays:
+def reports(contents: Sequence[object]) -> Arrays:
     """One for each item of a request."""
-    return {"report": np.array([[json.dumps(one).encode()] for one in told], np.object_)}
+    return {"report": np.array([[json.dumps(one).encode()] for one in contents], np.object_)}
 
 
 def results(
-    gallery: Gallery,
-    request: Request,
-    answers: Sequence[tuple[Search, SearchResult]],
+    gallery: Gallery, request: Request, answers: Sequence[tuple[Search, SearchResult]]
 ) -> Arrays:
     """Hits of all searches of a request, filled up with empty ids to the longest."""
     explain = request.get("explain", bool, False)
@@ -57,13 +55,13 @@ def results(
             item = items.get(hit.point)
             if item is None:  # deleted a moment ago
                 continue
-            told = item.described()
+            record = item.described()
             if explain:
-                told["matches"] = _matches(gallery, item, search)
+                record["matches"] = _matches(gallery, item, search)
             outputs["ids"][i, place] = item.id.encode()
             outputs["scores"][i, place] = hit.score
             outputs["scores_per_word"][i, place] = hit.score_per_word
-            outputs["records"][i, place] = json.dumps(told).encode()
+            outputs["records"][i, place] = json.dumps(record).encode()
             place += 1
         searched.append(
             {"items": found.items, "pruned": round(found.pruned, 4), "exact": found.exact}

@@ -74,7 +74,7 @@ class GalleryService:
                     known = ", ".join(["search", "like", *self._operations])
                     raise TeranInputError(f"operation {operation[:64]!r}: there are {known}")
             except Exception as error:
-                request.respond(self._told(request, error))
+                request.respond(self._reported_error(request, error))
         for group in searches.values():
             self._search(group)
 
@@ -102,7 +102,7 @@ class GalleryService:
             ]
         except Exception as error:
             if len(group) == 1:
-                group[0][0].respond(self._told(group[0][0], error))
+                group[0][0].respond(self._reported_error(group[0][0], error))
                 return
             for one in group:
                 self._search([one])
@@ -182,11 +182,7 @@ class GalleryService:
             self._recorder.add(metrics.GALLERY_UPSERTS, len(items))
             return [{"id": item.id, "stored": True} for item in items]
 
-        self._later(
-            request,
-            self._galleries.writer.write(gallery, items),
-            stored,
-        )
+        self._later(request, self._galleries.writer.write(gallery, items), stored)
 
     def _delete(self, request: Request) -> None:
         gallery = self._galleries.get(request.gallery)
@@ -245,8 +241,8 @@ class GalleryService:
         result = self._galleries.writer.result(request.get("job", int, 0))
         request.respond(report(request, {"done": result is not None, "result": result}))
 
-    def _told(self, request: Request, error: BaseException) -> TeranError:
-        """What a client is told of an error; one that is not ours is a defect, and its cause."""
+    def _reported_error(self, request: Request, error: BaseException) -> TeranError:
+        """The error a client gets; one that is not ours is a defect, and becomes its cause."""
         if not isinstance(error, TeranInputError | GalleryBusyError):
             is_write = request.named_operation in _WRITES
             self._recorder.add(
@@ -254,9 +250,9 @@ class GalleryService:
             )
         if isinstance(error, TeranError):
             return error
-        told = GalleryError(f"the gallery failed: {error}")
-        told.__cause__ = error  # which is logged with the request
-        return told
+        failure = GalleryError(f"the gallery failed: {error}")
+        failure.__cause__ = error  # which is logged with the request
+        return failure
 
     def _record_searches(self, found: Sequence[SearchResult]) -> None:
         best = [one.hits[0].score_per_word for one in found if one.hits]
@@ -272,10 +268,11 @@ class GalleryService:
         def respond(future: Any) -> None:
             error = future.exception()
             if error is None:
-                told = describe(future.result())
-                request.respond(reports(told) if isinstance(told, list) else report(request, told))
+                result = describe(future.result())
+                many = isinstance(result, list)
+                request.respond(reports(result) if many else report(request, result))
             else:
-                request.respond(self._told(request, error))
+                request.respond(self._reported_error(request, error))
 
         done.add_done_callback(respond)
 

@@ -15,13 +15,7 @@ from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES
 from teran_export.engines.base import Source
 from teran_export.gate import EncoderCheck, Gate
-from teran_export.graphs import (
-    ALIGNMENT,
-    GRAPHS,
-    TEXTUAL_ENCODER,
-    VISUAL_ENCODER,
-    random_inputs,
-)
+from teran_export.graphs import ALIGNMENT, GRAPHS, TEXTUAL_ENCODER, VISUAL_ENCODER, random_inputs
 from teran_export.onnx_graphs import check_graph, write_graph
 from teran_export.sensitivity import GROUPS, keep_in_float
 from torch import nn

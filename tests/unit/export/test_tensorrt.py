@@ -79,10 +79,9 @@ def test_tensorrt_can_take_every_graph(
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in inferred.graph.initializer}
-    wanted = {
-        "fp32": TensorProto.FLOAT,
-        "bf16": TensorProto.BFLOAT16,
-    }.get(precision, TensorProto.FLOAT16)
+    wanted = {"fp32": TensorProto.FLOAT, "bf16": TensorProto.BFLOAT16}.get(
+        precision, TensorProto.FLOAT16
+    )
     for node in inferred.graph.node:
         if node.op_type == "MatMul" and graph is not ALIGNMENT:
             assert types[node.output[0]] == wanted, node.name
@@ -151,10 +150,7 @@ def test_what_tensorrt_can_not_take_is_named() -> None:
             graph_of(helper.make_node("Clip", ["x"], ["y"]), TensorProto.INT64),
             "Clip is not supported in INT64",
         ),
-        (
-            graph_of(helper.make_node("Relu", ["x"], ["y"]), TensorProto.FLOAT, out=10),
-            "contradict",
-        ),
+        (graph_of(helper.make_node("Relu", ["x"], ["y"]), TensorProto.FLOAT, out=10), "contradict"),
     ]
     for model, reason in cases:
         with pytest.raises(ExportError, match=reason):

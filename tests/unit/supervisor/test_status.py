@@ -2,7 +2,7 @@
 
 import pytest
 
-from teran.supervisor.status import Reading, Status
+from teran.supervisor.status import Scrape, Status
 
 BUCKETS = {"0.001": 0, "0.01": 90, "0.1": 99, "+Inf": 100}
 
@@ -30,7 +30,7 @@ def texts(requests: int, executions: dict[str, int], ready: int = 1) -> str:
 
 
 def between(before: str, now: str, seconds: float = 2.0) -> Status:
-    first, last = Reading({"": before}), Reading({"": now})
+    first, last = Scrape({"": before}), Scrape({"": now})
     first.time, last.time = 0.0, seconds
     return Status.between(first, last)
 
