@@ -36,7 +36,7 @@ def generate() -> str:
     text = _CLASS + re.sub("^", "    ", body, flags=re.MULTILINE)
     text = text.replace("asynchronous iterator", "iterator")
     known = {"BlockingClient": "teran_client.blocking", "AsyncTeranClient": "teran_client.aio"}
-    known |= {"Iterator": "collections.abc", "Iterable": "collections.abc", "cast": "typing"}
+    known |= {"Iterator": "collections.abc", "Iterable": "collections.abc"}
     for name, tree in trees.items():
         known |= _names(name, tree)
     used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
@@ -60,27 +60,13 @@ def _names(module: str, tree: ast.Module) -> dict[str, str]:
 def _methods(tree: ast.Module) -> Iterator[ast.FunctionDef]:
     """The constructor and all public verbs, as a synchronous client has them."""
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
-    overloaded = set()
     for node in (one for made in classes if made.name.startswith("Async") for one in made.body):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             call = f"super().__init__(AsyncTeranClient({_arguments(node)}))"
             yield _method(node, call)
         elif isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith(("_", "close")):
-            if node.decorator_list:
-                overloaded.add(node.name)
-            yield _verb(node, node.name in overloaded)
-
-
-def _verb(node: ast.AsyncFunctionDef, is_overloaded: bool) -> ast.FunctionDef:
-    call = f"{node.name}({_arguments(node)})"
-    if node.decorator_list:
-        return _method(node, "...")
-    if not is_overloaded:
-        return _method(node, f"return self._wait(self._client.{call})")
-    assert node.returns is not None
-    kind = ast.unparse(_Synchronous().visit(node.returns))
-    call = f"result: {kind} = self._wait_or_iterate(cast(Any, self._client).{call})"
-    return _method(node, f"{call}\nreturn result")
+            call = f"return self._run(self._client.{node.name}({_arguments(node)}))"
+            yield _method(node, "..." if node.decorator_list else call)
 
 
 def _method(node: ast.FunctionDef | ast.AsyncFunctionDef, body: str) -> ast.FunctionDef:

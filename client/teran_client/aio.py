@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2
 
 from teran.errors import TeranError, TeranInputError
 from teran_client import protocol
+from teran_client.call import Timeout
 from teran_client.channel import Channel, Tls
 from teran_client.gallery import AsyncGalleryVerbs
 from teran_client.images import Floats, ImageRegions
@@ -124,22 +125,20 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         return self._info
 
     @overload
-    async def encode_images(
-        self, images: ImageRegions, *, timeout: float | None = None
-    ) -> Floats: ...
+    async def encode_images(self, images: ImageRegions, *, timeout: Timeout = None) -> Floats: ...
     @overload
     async def encode_images(
-        self, images: Sequence[ImageRegions], *, timeout: float | None = None
+        self, images: Sequence[ImageRegions], *, timeout: Timeout = None
     ) -> list[Floats]: ...
     @overload
     async def encode_images(
-        self, images: Items[ImageRegions], *, timeout: float | None = None
+        self, images: Items[ImageRegions], *, timeout: Timeout = None
     ) -> AsyncIterator[Floats]: ...
     async def encode_images(
         self,
         images: ImageRegions | Sequence[ImageRegions] | Items[ImageRegions],
         *,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> Floats | list[Floats] | AsyncIterator[Floats]:
         """Encode images to region embeddings (R, E) each.
 
@@ -166,22 +165,22 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
     @overload
     async def encode_captions(
-        self, captions: str, *, verbatim: bool = False, timeout: float | None = None
+        self, captions: str, *, verbatim: bool = False, timeout: Timeout = None
     ) -> EncodedCaption: ...
     @overload
     async def encode_captions(
-        self, captions: Sequence[str], *, verbatim: bool = False, timeout: float | None = None
+        self, captions: Sequence[str], *, verbatim: bool = False, timeout: Timeout = None
     ) -> list[EncodedCaption]: ...
     @overload
     async def encode_captions(
-        self, captions: Items[str], *, verbatim: bool = False, timeout: float | None = None
+        self, captions: Items[str], *, verbatim: bool = False, timeout: Timeout = None
     ) -> AsyncIterator[EncodedCaption]: ...
     async def encode_captions(
         self,
         captions: str | Sequence[str] | Items[str],
         *,
         verbatim: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> EncodedCaption | list[EncodedCaption] | AsyncIterator[EncodedCaption]:
         """Encode captions to word embeddings; one, a list or a stream, as in `encode_images`.
 
@@ -209,7 +208,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         images: Sequence[ImageLike],
         captions: Sequence[CaptionLike],
         *,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> Floats:
         """Score every image against every caption: (N, M).
 
@@ -227,9 +226,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         regions = await self._encoded_images(images, timeout)
         return await self._align(regions, [word.word_embeddings for word in words], timeout)
 
-    async def match(
-        self, image: ImageRegions, caption: str, *, timeout: float | None = None
-    ) -> Match:
+    async def match(self, image: ImageRegions, caption: str, *, timeout: Timeout = None) -> Match:
         """Score one image against one caption, and tell which region each word matches."""
         info = await self.info()
         image = protocol.check_image(image, "image", info)
@@ -248,7 +245,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         images: Sequence[ImageLike],
         k: int = 10,
         *,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> list[Ranked]:
         """Rank images for a caption, the best first, and return the first `k`.
 
@@ -280,7 +277,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         outputs: Sequence[str],
         *,
         parameters: protocol.Parameters | None = None,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> protocol.Arrays:
         try:
             async with self._shared.segment(inputs) as segment:
@@ -322,15 +319,13 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             )
         return [result async for result in results] if is_list else results
 
-    async def _encoded_images(
-        self, images: Sequence[ImageLike], timeout: float | None
-    ) -> list[Floats]:
+    async def _encoded_images(self, images: Sequence[ImageLike], timeout: Timeout) -> list[Floats]:
         raw = [image for image in images if isinstance(image, ImageRegions)]
         fresh = iter(await self.encode_images(raw, timeout=timeout) if raw else [])
         return [next(fresh) if isinstance(image, ImageRegions) else image for image in images]
 
     async def _encoded_captions(
-        self, captions: Sequence[CaptionLike], timeout: float | None
+        self, captions: Sequence[CaptionLike], timeout: Timeout
     ) -> list[EncodedCaption]:
         if isinstance(captions, str):
             raise TeranInputError("captions is one string, expected a list of them")
@@ -339,7 +334,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         return [c if isinstance(c, EncodedCaption) else next(fresh) for c in captions]
 
     async def _align(
-        self, regions: Sequence[Floats], words: Sequence[Floats], timeout: float | None
+        self, regions: Sequence[Floats], words: Sequence[Floats], timeout: Timeout
     ) -> Floats:
         """Score all pairs."""
 

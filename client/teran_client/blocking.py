@@ -19,7 +19,7 @@ class BlockingClient:
 
     def __init__(self, client: AsyncTeranClient) -> None:
         """Start the thread."""
-        self._client = client
+        self._client: Any = client  # whose types the verbs have by themselves
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teran-client", daemon=True
@@ -76,8 +76,8 @@ class BlockingClient:
                 ended.wait(_INTERRUPT_PATIENCE)
             raise
 
-    def _wait_or_iterate(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work`; what comes asynchronously is iterated over as it comes."""
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a verb; what comes asynchronously is iterated over as it comes."""
         result = self._wait(work)
         return self._iterate(result) if isinstance(result, AsyncIterator) else result
 

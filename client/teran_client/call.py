@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
 
+Timeout = float | None
+"""Seconds a request may take; None stands for the client's own."""
+
 
 @dataclass
 class Call:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, overload
 
@@ -11,6 +11,7 @@ import numpy as np
 from teran.contract import DEFAULT_GALLERY, MAX_RESULTS
 from teran.errors import TeranInputError
 from teran_client import protocol
+from teran_client.call import Timeout
 from teran_client.images import ImageRegions
 from teran_client.pipeline import Items, Send
 from teran_client.protocol import ModelInfo
@@ -20,6 +21,8 @@ _POLL = 0.2
 """Seconds between questions whether something long is done."""
 QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
+Report = dict[str, Any]
+"""What the server says of something, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,26 +83,18 @@ class AsyncGalleryVerbs:
 
     @overload
     async def index(
-        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> str: ...
     @overload
     async def index(
-        self,
-        items: Sequence[Indexable],
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, items: Sequence[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> list[str]: ...
     @overload
     async def index(
-        self,
-        items: Items[Indexable],
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, items: Items[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> AsyncIterator[str]: ...
     async def index(
-        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> str | list[str] | AsyncIterator[str]:
         """Encode and store images (or sentences), and return their ids.
 
@@ -147,7 +142,7 @@ class AsyncGalleryVerbs:
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> SearchResult: ...
     @overload
     async def search(
@@ -160,7 +155,7 @@ class AsyncGalleryVerbs:
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> list[SearchResult]: ...
     async def search(
         self,
@@ -172,7 +167,7 @@ class AsyncGalleryVerbs:
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> SearchResult | list[SearchResult]:
         """Find the best images for sentences, or the best sentences for images.
 
@@ -188,7 +183,9 @@ class AsyncGalleryVerbs:
             timeout: seconds for each request.
         """
         info: ModelInfo = await self.info()
-        parameters = _search_parameters(k, gallery, where, min_score_per_word, explain, exact)
+        parameters = _search_parameters(
+            k, gallery, where, min_score_per_word, explain=explain, exact=exact
+        )
 
         def check(query: object, name: str) -> QueryLike:
             if isinstance(query, str):
@@ -221,10 +218,10 @@ class AsyncGalleryVerbs:
         *,
         gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> SearchResult:
         """Find what is most like an item of a gallery, by its own embeddings."""
-        parameters = _search_parameters(k, gallery, where, None, False, False)
+        parameters = _search_parameters(k, gallery, where)
         outputs = await self._infer(
             "gallery",
             _ids([identifier]),
@@ -235,11 +232,7 @@ class AsyncGalleryVerbs:
         return read_results(outputs)[0]
 
     async def delete(
-        self,
-        ids: str | Sequence[str],
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, ids: str | Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> int:
         """Remove items; returns how many of them were there."""
         wanted = [ids] if isinstance(ids, str) else list(ids)
@@ -251,7 +244,7 @@ class AsyncGalleryVerbs:
         return deleted
 
     async def known(
-        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> list[bool]:
         """Which of the ids a gallery has; none, where there is no such gallery."""
         result: list[bool] = []
@@ -262,43 +255,35 @@ class AsyncGalleryVerbs:
             result += [bool(report["known"]) for report in reports]
         return result
 
-    async def gallery_info(
-        self, gallery: str | None = None, *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    async def gallery_info(self, gallery: str | None = None, *, timeout: Timeout = None) -> Report:
         """Size, model and memory of one gallery, or of all, with their aliases."""
         return (await self._operate("info", gallery, timeout))[0]
 
-    async def set_alias(
-        self, alias: str, gallery: str, *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    async def set_alias(self, alias: str, gallery: str, *, timeout: Timeout = None) -> Report:
         """Have `alias` mean `gallery` from now on, for all clients at once."""
         return (await self._operate("alias", gallery, timeout, alias=alias))[0]
 
-    async def drop_gallery(self, gallery: str, *, timeout: float | None = None) -> dict[str, Any]:
+    async def drop_gallery(self, gallery: str, *, timeout: Timeout = None) -> Report:
         """Remove a gallery with everything in it."""
         return (await self._operate("drop", gallery, timeout))[0]
 
-    async def snapshot(
-        self, gallery: str = DEFAULT_GALLERY, *, timeout: float | None = None
-    ) -> str:
+    async def snapshot(self, gallery: str = DEFAULT_GALLERY, *, timeout: Timeout = None) -> str:
         """Write a gallery to one file on the server, and return its path."""
         return str((await self._run("snapshot", gallery, timeout))["snapshot"])
 
-    async def restore(
-        self, snapshot: str, gallery: str, *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    async def restore(self, snapshot: str, gallery: str, *, timeout: Timeout = None) -> Report:
         """Make a new gallery from a snapshot on the server."""
         return await self._run("restore", gallery, timeout, snapshot=snapshot)
 
     async def _run(
-        self, operation: str, gallery: str, timeout: float | None, **parameters: str
-    ) -> dict[str, Any]:
+        self, operation: str, gallery: str, timeout: Timeout, **parameters: str
+    ) -> Report:
         """Start something long, and wait for its end."""
         started = (await self._operate(operation, gallery, timeout, **parameters))[0]
         while True:
             job = (await self._operate("job", None, timeout, job=int(started["job"])))[0]
             if job["done"]:
-                result: dict[str, Any] = job["result"]
+                result: Report = job["result"]
                 return result
             await asyncio.sleep(_POLL)
 
@@ -306,11 +291,11 @@ class AsyncGalleryVerbs:
         self,
         operation: str,
         gallery: str | None,
-        timeout: float | None,
+        timeout: Timeout,
         *,
         ids: Sequence[str] = ("-",),
         **parameters: str | int,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Report]:
         named = {"gallery": gallery} if gallery is not None else {}
         outputs = await self._infer(
             "gallery",
@@ -345,12 +330,7 @@ def _entry_length(checked: tuple[Entry, bytes]) -> int:
 
 
 def _search_parameters(
-    k: int,
-    gallery: str,
-    where: Where | None,
-    min_score_per_word: float | None,
-    explain: bool,
-    exact: bool,
+    k: int, gallery: str, where: Where | None, least: float | None = None, **flags: bool
 ) -> dict[str, bool | int | float | str]:
     if not 1 <= k <= MAX_RESULTS:
         raise TeranInputError(f"k is {k}, expected 1 to {MAX_RESULTS}")
@@ -360,10 +340,9 @@ def _search_parameters(
             parameters["where"] = json.dumps(where, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TeranInputError(f"where: {error}") from error
-    if min_score_per_word is not None:
-        parameters["min_score_per_word"] = float(min_score_per_word)
-    flags: Iterable[tuple[str, bool]] = (("explain", explain), ("exact", exact))
-    return parameters | {name: True for name, wanted in flags if wanted}
+    if least is not None:
+        parameters["min_score_per_word"] = float(least)
+    return parameters | {name: True for name, wanted in flags.items() if wanted}
 
 
 def read_results(outputs: protocol.Arrays) -> list[SearchResult]:

@@ -179,7 +179,7 @@ def info(
         return
     table = Table("gallery", "kind", "items", "memory", "disk", "model")
     for one in report.get("galleries", [report]):
-        sizes = (one.get(f"bytes_{where}") for where in _PLACES)  # a cluster has none
+        sizes = one.get("bytes_in_memory"), one.get("bytes_on_disk")  # a cluster has none
         memory, disk = ("" if size is None else f"{size / 2**20:.0f} MiB" for size in sizes)
         fingerprint = one["model"]["fingerprint"][:12]
         table.add_row(one["name"], one["kind"], str(one["items"]), memory, disk, fingerprint)
@@ -189,9 +189,6 @@ def info(
         console.print(f"{alias} is {name}")
     for reason in report.get("unusable", {}).values():
         console.print(reason)
-
-
-_PLACES = ("in_memory", "on_disk")
 
 
 @gallery_app.command

@@ -1,13 +1,14 @@
 """The synchronous client: made from the asynchronous one by `make generate`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 from teran.contract import DEFAULT_GALLERY
 from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
 from teran_client.blocking import BlockingClient
+from teran_client.call import Timeout
 from teran_client.channel import Tls
-from teran_client.gallery import Indexable, QueryLike, Where
+from teran_client.gallery import Indexable, QueryLike, Report, Where
 from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
 from teran_client.protocol import ModelInfo
@@ -76,76 +77,66 @@ class TeranClient(BlockingClient):
 
     def is_ready(self) -> bool:
         """Whether the server answers and says that its models are ready."""
-        return self._wait(self._client.is_ready())
+        return self._run(self._client.is_ready())
 
     def info(self) -> ModelInfo:
         """What the server's model takes; asked once."""
-        return self._wait(self._client.info())
+        return self._run(self._client.info())
 
     @overload
-    def encode_images(self, images: ImageRegions, *, timeout: float | None = None) -> Floats: ...
+    def encode_images(self, images: ImageRegions, *, timeout: Timeout = None) -> Floats: ...
     @overload
     def encode_images(
-        self, images: Sequence[ImageRegions], *, timeout: float | None = None
+        self, images: Sequence[ImageRegions], *, timeout: Timeout = None
     ) -> list[Floats]: ...
     @overload
     def encode_images(
-        self, images: Iterable[ImageRegions], *, timeout: float | None = None
+        self, images: Iterable[ImageRegions], *, timeout: Timeout = None
     ) -> Iterator[Floats]: ...
     def encode_images(
         self,
         images: ImageRegions | Sequence[ImageRegions] | Iterable[ImageRegions],
         *,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> Floats | list[Floats] | Iterator[Floats]:
         """Encode images to region embeddings (R, E) each.
 
         One image gives one array, a list gives a list, anything else that can be iterated gives an
         iterator, which reads ahead of what it yields.
         """
-        result: Floats | list[Floats] | Iterator[Floats] = self._wait_or_iterate(
-            cast(Any, self._client).encode_images(images, timeout=timeout)
-        )
-        return result
+        return self._run(self._client.encode_images(images, timeout=timeout))
 
     @overload
     def encode_captions(
-        self, captions: str, *, verbatim: bool = False, timeout: float | None = None
+        self, captions: str, *, verbatim: bool = False, timeout: Timeout = None
     ) -> EncodedCaption: ...
     @overload
     def encode_captions(
-        self, captions: Sequence[str], *, verbatim: bool = False, timeout: float | None = None
+        self, captions: Sequence[str], *, verbatim: bool = False, timeout: Timeout = None
     ) -> list[EncodedCaption]: ...
     @overload
     def encode_captions(
-        self, captions: Iterable[str], *, verbatim: bool = False, timeout: float | None = None
+        self, captions: Iterable[str], *, verbatim: bool = False, timeout: Timeout = None
     ) -> Iterator[EncodedCaption]: ...
     def encode_captions(
         self,
         captions: str | Sequence[str] | Iterable[str],
         *,
         verbatim: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> EncodedCaption | list[EncodedCaption] | Iterator[EncodedCaption]:
         """Encode captions to word embeddings; one, a list or a stream, as in `encode_images`.
 
         With `verbatim`, no full stop is added where a caption lacks one: the evaluation protocol.
         """
-        result: EncodedCaption | list[EncodedCaption] | Iterator[EncodedCaption] = (
-            self._wait_or_iterate(
-                cast(Any, self._client).encode_captions(
-                    captions, verbatim=verbatim, timeout=timeout
-                )
-            )
-        )
-        return result
+        return self._run(self._client.encode_captions(captions, verbatim=verbatim, timeout=timeout))
 
     def score(
         self,
         images: Sequence[ImageLike],
         captions: Sequence[CaptionLike],
         *,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> Floats:
         """Score every image against every caption: (N, M).
 
@@ -154,11 +145,11 @@ class TeranClient(BlockingClient):
             captions: sentences, or what `encode_captions` returned.
             timeout: seconds for each request.
         """
-        return self._wait(self._client.score(images, captions, timeout=timeout))
+        return self._run(self._client.score(images, captions, timeout=timeout))
 
-    def match(self, image: ImageRegions, caption: str, *, timeout: float | None = None) -> Match:
+    def match(self, image: ImageRegions, caption: str, *, timeout: Timeout = None) -> Match:
         """Score one image against one caption, and tell which region each word matches."""
-        return self._wait(self._client.match(image, caption, timeout=timeout))
+        return self._run(self._client.match(image, caption, timeout=timeout))
 
     def rank(
         self,
@@ -166,43 +157,35 @@ class TeranClient(BlockingClient):
         images: Sequence[ImageLike],
         k: int = 10,
         *,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> list[Ranked]:
         """Rank images for a caption, the best first, and return the first `k`.
 
         Images that were encoded before are passed as their embeddings, and cost only the alignment.
         """
-        return self._wait(self._client.rank(caption, images, k, timeout=timeout))
+        return self._run(self._client.rank(caption, images, k, timeout=timeout))
 
     def profile(self, caption: str, image: ImageRegions | None = None, calls: int = 50) -> Profile:
         """Show where the time of a call goes: `encode_captions`, or `match` if there is an image.
 
         The server's part is read from its statistics, so other clients' requests count as well.
         """
-        return self._wait(self._client.profile(caption, image, calls))
+        return self._run(self._client.profile(caption, image, calls))
 
     @overload
     def index(
-        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> str: ...
     @overload
     def index(
-        self,
-        items: Sequence[Indexable],
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, items: Sequence[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> list[str]: ...
     @overload
     def index(
-        self,
-        items: Iterable[Indexable],
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, items: Iterable[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> Iterator[str]: ...
     def index(
-        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> str | list[str] | Iterator[str]:
         """Encode and store images (or sentences), and return their ids.
 
@@ -210,10 +193,7 @@ class TeranClient(BlockingClient):
         again changes nothing. One item gives an id, a list a list, anything else an
         iterator; all items must be of one kind.
         """
-        result: str | list[str] | Iterator[str] = self._wait_or_iterate(
-            cast(Any, self._client).index(items, gallery=gallery, timeout=timeout)
-        )
-        return result
+        return self._run(self._client.index(items, gallery=gallery, timeout=timeout))
 
     @overload
     def search(
@@ -226,7 +206,7 @@ class TeranClient(BlockingClient):
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> SearchResult: ...
     @overload
     def search(
@@ -239,7 +219,7 @@ class TeranClient(BlockingClient):
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> list[SearchResult]: ...
     def search(
         self,
@@ -251,7 +231,7 @@ class TeranClient(BlockingClient):
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> SearchResult | list[SearchResult]:
         """Find the best images for sentences, or the best sentences for images.
 
@@ -266,8 +246,8 @@ class TeranClient(BlockingClient):
             exact: insist on a result that is proven to be the exhaustive one.
             timeout: seconds for each request.
         """
-        result: SearchResult | list[SearchResult] = self._wait_or_iterate(
-            cast(Any, self._client).search(
+        return self._run(
+            self._client.search(
                 queries,
                 k,
                 gallery=gallery,
@@ -278,7 +258,6 @@ class TeranClient(BlockingClient):
                 timeout=timeout,
             )
         )
-        return result
 
     def search_like(
         self,
@@ -287,51 +266,41 @@ class TeranClient(BlockingClient):
         *,
         gallery: str = DEFAULT_GALLERY,
         where: Where | None = None,
-        timeout: float | None = None,
+        timeout: Timeout = None,
     ) -> SearchResult:
         """Find what is most like an item of a gallery, by its own embeddings."""
-        return self._wait(
+        return self._run(
             self._client.search_like(identifier, k, gallery=gallery, where=where, timeout=timeout)
         )
 
     def delete(
-        self,
-        ids: str | Sequence[str],
-        *,
-        gallery: str = DEFAULT_GALLERY,
-        timeout: float | None = None,
+        self, ids: str | Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> int:
         """Remove items; returns how many of them were there."""
-        return self._wait(self._client.delete(ids, gallery=gallery, timeout=timeout))
+        return self._run(self._client.delete(ids, gallery=gallery, timeout=timeout))
 
     def known(
-        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: float | None = None
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
     ) -> list[bool]:
         """Which of the ids a gallery has; none, where there is no such gallery."""
-        return self._wait(self._client.known(ids, gallery=gallery, timeout=timeout))
+        return self._run(self._client.known(ids, gallery=gallery, timeout=timeout))
 
-    def gallery_info(
-        self, gallery: str | None = None, *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    def gallery_info(self, gallery: str | None = None, *, timeout: Timeout = None) -> Report:
         """Size, model and memory of one gallery, or of all, with their aliases."""
-        return self._wait(self._client.gallery_info(gallery, timeout=timeout))
+        return self._run(self._client.gallery_info(gallery, timeout=timeout))
 
-    def set_alias(
-        self, alias: str, gallery: str, *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    def set_alias(self, alias: str, gallery: str, *, timeout: Timeout = None) -> Report:
         """Have `alias` mean `gallery` from now on, for all clients at once."""
-        return self._wait(self._client.set_alias(alias, gallery, timeout=timeout))
+        return self._run(self._client.set_alias(alias, gallery, timeout=timeout))
 
-    def drop_gallery(self, gallery: str, *, timeout: float | None = None) -> dict[str, Any]:
+    def drop_gallery(self, gallery: str, *, timeout: Timeout = None) -> Report:
         """Remove a gallery with everything in it."""
-        return self._wait(self._client.drop_gallery(gallery, timeout=timeout))
+        return self._run(self._client.drop_gallery(gallery, timeout=timeout))
 
-    def snapshot(self, gallery: str = DEFAULT_GALLERY, *, timeout: float | None = None) -> str:
+    def snapshot(self, gallery: str = DEFAULT_GALLERY, *, timeout: Timeout = None) -> str:
         """Write a gallery to one file on the server, and return its path."""
-        return self._wait(self._client.snapshot(gallery, timeout=timeout))
+        return self._run(self._client.snapshot(gallery, timeout=timeout))
 
-    def restore(
-        self, snapshot: str, gallery: str, *, timeout: float | None = None
-    ) -> dict[str, Any]:
+    def restore(self, snapshot: str, gallery: str, *, timeout: Timeout = None) -> Report:
         """Make a new gallery from a snapshot on the server."""
-        return self._wait(self._client.restore(snapshot, gallery, timeout=timeout))
+        return self._run(self._client.restore(snapshot, gallery, timeout=timeout))

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -151,7 +151,7 @@ def _build(
         else CalibrationData.synthetic(model.config)
     )
     sources = {
-        graph: Source(graph, graph.path(work), model, options.limits, options.build, report)
+        graph: Source(graph, graph.path(work), model, options.limits, options.build, report=report)
         for graph in graphs
     }
     _keep_timing_cache(options.out, work)
@@ -251,7 +251,8 @@ def _try(
     def build(graph: Graph, groups: tuple[str, ...] = ()) -> EncoderCheck:
         directory = _engine_directory(work, precision, graph.name)
         directory.mkdir(parents=True, exist_ok=True)
-        engine.build(sources[graph], directory, precision, data.batches(graph), groups)
+        source = replace(sources[graph], kept_in_float=groups)
+        engine.build(source, directory, precision, data.batches(graph))
         return gate.check_encoder(graph, load(graph))[0]
 
     kept: dict[str, tuple[str, ...]] = {}

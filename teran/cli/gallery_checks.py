@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from teran.gallery.embedded.lock import holder_of
 from teran.gallery.embedded.store import RESERVE
 from teran.gallery.search.kernels import NativeKernel, kernel
-from teran.supervisor.doctor import Finding
+from teran.supervisor.doctor import Finding, error, good, warning
 from teran.supervisor.settings import ServeSettings
 
 
 def _kernel(_: ServeSettings) -> Iterator[Finding]:
     chosen = kernel()
     if isinstance(chosen, NativeKernel):
-        yield Finding.good("gallery kernel", chosen.name)
+        yield good("gallery kernel", chosen.name)
     else:
-        yield Finding.warning(
+        yield warning(
             "gallery kernel",
             f"searches use {chosen.name}, not the compiled kernel",
             "install gcc and libc6-dev, then install teran-serving again",
@@ -25,19 +25,19 @@ def _kernel(_: ServeSettings) -> Iterator[Finding]:
 
 def _gallery(settings: ServeSettings) -> Iterator[Finding]:
     if settings.gallery_url:
-        yield Finding.good("gallery", f"in the cluster at {settings.gallery_url}; not looked at")
+        yield good("gallery", f"in the cluster at {settings.gallery_url}; not looked at")
         return
     directory = settings.gallery_directory()
     there = next(path for path in (directory, *directory.parents) if path.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        yield Finding.error(
+        yield error(
             "gallery",
             f"{there} can't be written by this user",
             "change its owner, or name another directory with --gallery",
         )
         return
     if holder := holder_of(directory):
-        yield Finding.error(
+        yield error(
             "gallery",
             f"{directory} is in use by {holder}",
             "stop that server first, or name another directory with --gallery",
@@ -45,13 +45,13 @@ def _gallery(settings: ServeSettings) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(there).free
     if free < 2 * RESERVE:
-        yield Finding.warning(
+        yield warning(
             "gallery",
             f"{free >> 20} MiB free at {directory}; writes are refused below {RESERVE >> 20}",
             "make room, or name another directory with --gallery",
         )
     else:
-        yield Finding.good("gallery", f"{directory}, {free >> 30} GiB free")
+        yield good("gallery", f"{directory}, {free >> 30} GiB free")
 
 
 CHECKS = (_kernel, _gallery)

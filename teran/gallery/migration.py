@@ -1,8 +1,6 @@
 """Copies a gallery from a directory into a Qdrant cluster; goes on where it was interrupted."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -42,7 +40,9 @@ def migrate(
     Raises:
         GalleryError: the gallery can't be read, or the cluster not be written.
     """
-    with _locked(root):
+    if not root.is_dir():
+        raise GalleryError(f"there are no galleries at {root}")
+    with lock_directory(root):
         directory = root / "galleries" / name
         description = read_description(directory)
         model = Model(**description.model)
@@ -72,14 +72,3 @@ def _is_newer(item: Item, there: int | None) -> bool:
 def _pages(items: Iterator[Item]) -> Iterator[Sequence[Item]]:
     while page := list(islice(items, _PAGE)):
         yield page
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    if not root.is_dir():
-        raise GalleryError(f"there are no galleries at {root}")
-    lock = lock_directory(root)
-    try:
-        yield
-    finally:
-        os.close(lock)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -41,24 +42,13 @@ class Verdict(StrEnum):
 class Finding:
     """One thing that was looked at."""
 
-    subject: str
     verdict: Verdict
+    subject: str
     message: str
     advice: str = ""
 
-    @classmethod
-    def good(cls, subject: str, message: str, advice: str = "") -> "Finding":
-        return cls(subject, Verdict.GOOD, message, advice)
 
-    @classmethod
-    def warning(cls, subject: str, message: str, advice: str) -> "Finding":
-        return cls(subject, Verdict.WARNING, message, advice)
-
-    @classmethod
-    def error(cls, subject: str, message: str, advice: str = "") -> "Finding":
-        return cls(subject, Verdict.ERROR, message, advice)
-
-
+good, warning, error = (partial(Finding, verdict) for verdict in Verdict)
 Check = Callable[[ServeSettings], Iterator[Finding]]
 
 
@@ -71,9 +61,8 @@ def examine(settings: ServeSettings, *more: Check) -> Iterator[Finding]:
     for check in (*checks, *more):
         try:
             yield from check(settings)
-        except Exception as error:  # a broken host is what this is for
-            subject = check.__name__.strip("_")
-            yield Finding.error(subject, f"can't be looked at: {error!r}")
+        except Exception as problem:  # a broken host is what this is for
+            yield error(check.__name__.strip("_"), f"can't be looked at: {problem!r}")
 
 
 def _packages(_: ServeSettings) -> Iterator[Finding]:
@@ -95,27 +84,27 @@ def _packages(_: ServeSettings) -> Iterator[Finding]:
     if missing or wrong:
         problems = [f"missing: {', '.join(missing)}"] if missing else []
         problems += [f"unfit: {', '.join(wrong)}"] if wrong else []
-        yield Finding.error("packages", "; ".join(problems), "pip install 'teran-serving[server]'")
+        yield error("packages", "; ".join(problems), "pip install 'teran-serving[server]'")
     else:
-        yield Finding.good("packages", f"teran-serving {version('teran-serving')}, {found} others")
+        yield good("packages", f"teran-serving {version('teran-serving')}, {found} others")
 
 
 def _triton(_: ServeSettings) -> Iterator[Finding]:
     try:
         server = installation.find()
         environment = server.environment()
-    except ServingError as error:
-        yield Finding.error("triton", str(error))
+    except ServingError as problem:
+        yield error("triton", str(problem))
         return
     command = [str(server.binary), "--help"]
     ran = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=30
     )
     if "--model-repository" in ran.stdout + ran.stderr:
-        yield Finding.good("triton", str(server.binary))
+        yield good("triton", str(server.binary))
     else:
         reason = (ran.stderr or ran.stdout).strip().split("\n")[-1]
-        yield Finding.error(
+        yield error(
             "triton",
             f"{server.binary} does not start: {reason}",
             "install the library it names, or the nvidia-pytriton wheel again",
@@ -125,12 +114,12 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
 def _repository(settings: ServeSettings) -> Iterator[Finding]:
     try:
         check_repository(settings.repository)
-    except ServingError as error:
-        yield Finding.error("repository", str(error))
+    except ServingError as problem:
+        yield error("repository", str(problem))
         return
     manifest = _manifest(settings)
     engine, precision = manifest["request"]["engine"], manifest["precision"]
-    yield Finding.good("repository", f"{engine} in {precision}, of {manifest['created']}")
+    yield good("repository", f"{engine} in {precision}, of {manifest['created']}")
     library = {"aoti": "torch"}.get(engine, engine)
     made_with = str(manifest["request"]["versions"].get(library, "")).split("-")[0]
     try:
@@ -138,7 +127,7 @@ def _repository(settings: ServeSettings) -> Iterator[Finding]:
     except PackageNotFoundError:
         there = None
     if made_with and there and made_with != there:
-        yield Finding.warning(
+        yield warning(
             "engines",
             f"made with {library} {made_with}, {there} is installed",
             "run `teran export` again",
@@ -157,11 +146,11 @@ def _manifest(settings: ServeSettings) -> dict[str, Any]:
 
 def _processor(settings: ServeSettings) -> Iterator[Finding]:
     cores, flags = settings.threads or available_cores(), _processor_flags()
-    yield Finding.good("processor", f"{cores} cores")
+    yield good("processor", f"{cores} cores")
     manifest = _manifest(settings)
     fast = _FAST.get(manifest["precision"])
     if fast and manifest["request"]["engine"] == "openvino" and not flags.intersection(fast):
-        yield Finding.warning(
+        yield warning(
             "processor",
             f"{manifest['precision']} engines gain little here: none of {', '.join(fast)}",
             "compare with fp32: teran export --precision fp32, then teran profile",
@@ -184,39 +173,39 @@ def _gpu(settings: ServeSettings) -> Iterator[Finding]:
     except (OSError, subprocess.TimeoutExpired):
         found = []
     if found:
-        yield Finding.good("gpu", "; ".join(found))
+        yield good("gpu", "; ".join(found))
     elif needed:
-        yield Finding.error(
+        yield error(
             "gpu",
             "none is seen here, and these settings need one",
             "install NVIDIA's driver (in a container: --gpus all), or export for a CPU",
         )
     else:
-        yield Finding.good("gpu", "none, and none is needed")
+        yield good("gpu", "none, and none is needed")
 
 
 def _memory(settings: ServeSettings) -> Iterator[Finding]:
     try:
         process.require_shared_memory()
         free = shutil.disk_usage("/dev/shm").free
-        yield Finding.good("shared memory", f"{free >> 20} MiB free in /dev/shm")
-    except ServingError as error:
-        yield Finding.error("shared memory", str(error))
+        yield good("shared memory", f"{free >> 20} MiB free in /dev/shm")
+    except ServingError as problem:
+        yield error("shared memory", str(problem))
     files = _manifest(settings).get("files", {})
     needed, free = sum(files.values()), psutil.virtual_memory().available
     if needed > free:
-        yield Finding.error(
+        yield error(
             "memory",
             f"{free >> 20} MiB available, the engines alone have {needed >> 20}",
             "stop what else runs here, or export in a smaller precision",
         )
     else:
-        yield Finding.good("memory", f"{free >> 20} MiB available, engines have {needed >> 20}")
+        yield good("memory", f"{free >> 20} MiB available, engines have {needed >> 20}")
 
 
 def _ports(settings: ServeSettings) -> Iterator[Finding]:
     if _answers(settings):
-        yield Finding.error(
+        yield error(
             "ports",
             f"a server runs here already: its health port {settings.health_port} answers",
             "`teran status` shows it; a second one needs other ports",
@@ -227,11 +216,11 @@ def _ports(settings: ServeSettings) -> Iterator[Finding]:
         try:
             if port:
                 process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
-        except ServingError as error:
-            yield Finding.error("ports", str(error))
+        except ServingError as problem:
+            yield error("ports", str(problem))
             return
     numbers = ", ".join(str(port) for _, port in ports)
-    yield Finding.good("ports", f"{numbers} on {settings.host} are free")
+    yield good("ports", f"{numbers} on {settings.host} are free")
 
 
 def _answers(settings: ServeSettings) -> bool:
@@ -250,11 +239,11 @@ def _folders(_: ServeSettings) -> Iterator[Finding]:
         with tempfile.NamedTemporaryFile(dir=folder) as probe:
             probe.write(bytes(1 << 20))
             probe.flush()
-        yield Finding.good("temporary files", str(folder))
-    except OSError as error:
-        yield Finding.error(
+        yield good("temporary files", str(folder))
+    except OSError as problem:
+        yield error(
             "temporary files",
-            f"{folder} can't be written: {error.strerror}",
+            f"{folder} can't be written: {problem.strerror}",
             "make room, or name another folder in TMPDIR",
         )
 
@@ -262,22 +251,22 @@ def _folders(_: ServeSettings) -> Iterator[Finding]:
 def _security(settings: ServeSettings) -> Iterator[Finding]:
     try:
         settings.security_arguments()
-    except ServingError as error:
-        yield Finding.error("security", str(error))
+    except ServingError as problem:
+        yield error("security", str(problem))
         return
     if settings.is_exposed:
-        yield Finding.warning(
+        yield warning(
             "security",
             f"{settings.host} can be reached from outside, without TLS and both keys",
             "see --tls-certificate, --admin-key and --write-key of `teran serve`",
         )
     else:
-        yield Finding.good("security", f"listens on {settings.host}")
+        yield good("security", f"listens on {settings.host}")
 
 
 def _leftovers(_: ServeSettings) -> Iterator[Finding]:
     if left := process.leftovers():
-        yield Finding.warning(
+        yield warning(
             "leftovers",
             f"{len(left)} of servers that were killed: {left[0]}",
             "nothing to do: the next `teran serve` removes them",
@@ -286,9 +275,9 @@ def _leftovers(_: ServeSettings) -> Iterator[Finding]:
 
 def _prometheus(_: ServeSettings) -> Iterator[Finding]:
     if found := shutil.which("prometheus"):
-        yield Finding.good("prometheus", found)
+        yield good("prometheus", found)
     else:
-        yield Finding.good(
+        yield good(
             "prometheus",
             "not on this host",
             "only `make monitor` and some tests need it here (Debian: apt install prometheus)",

@@ -42,7 +42,6 @@ class AotiEngine:
         directory: Path,
         precision: str,
         samples: Iterable[Arrays],  # noqa: ARG002
-        kept_in_float: Sequence[str] = (),  # noqa: ARG002
     ) -> None:
         model = in_precision(source.model, precision).to(self._device)
         path = directory / self.files[0]

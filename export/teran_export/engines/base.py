@@ -27,6 +27,8 @@ class Source:
     """The model it came from, for engines that start from PyTorch, or in another precision."""
     limits: Limits = field(default_factory=Limits)
     options: BuildOptions = field(default_factory=BuildOptions)
+    kept_in_float: Sequence[str] = ()
+    """Parts of layer names that must not be quantised."""
     report: Callable[[str], None] = lambda _: None
     """Told of every step of a long build."""
 
@@ -59,12 +61,7 @@ class Engine(Protocol):
         """The precisions this host can run, from the plainest to the most reduced."""
 
     def build(
-        self,
-        source: Source,
-        directory: Path,
-        precision: str,
-        samples: Iterable[Arrays],
-        kept_in_float: Sequence[str] = (),
+        self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
         """Compile `source` into `directory`.
 
@@ -73,7 +70,6 @@ class Engine(Protocol):
             directory: where the engine goes.
             precision: one of `precisions()`.
             samples: inputs to calibrate on.
-            kept_in_float: parts of layer names that must not be quantised.
 
         Raises:
             ExportError: it can't be compiled.

@@ -28,7 +28,6 @@ class OnnxRuntimeEngine:
         directory: Path,
         precision: str,  # noqa: ARG002
         samples: Iterable[Arrays],  # noqa: ARG002
-        kept_in_float: Sequence[str] = (),  # noqa: ARG002
     ) -> None:
         shutil.copyfile(source.onnx, directory / self.files[0])
 

@@ -28,17 +28,12 @@ class OpenVinoEngine:
         return [p for p in ("fp32", "bf16", "int8") if p.upper() in capabilities]
 
     def build(
-        self,
-        source: Source,
-        directory: Path,
-        precision: str,
-        samples: Iterable[Arrays],
-        kept_in_float: Sequence[str] = (),
+        self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
         model = self._core.read_model(source.onnx)
         model.set_friendly_name(source.graph.name)
         if precision == "int8":
-            model = _quantise(model, list(samples), kept_in_float)
+            model = _quantise(model, list(samples), source.kept_in_float)
         openvino.save_model(model, directory / self.files[0], compress_to_fp16=False)
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:

@@ -53,14 +53,9 @@ class TensorRtEngine:
         return ("fp32", "bf16", "fp16", "int8", *(("fp8",) if fp8 else ()))
 
     def build(
-        self,
-        source: Source,
-        directory: Path,
-        precision: str,
-        samples: Iterable[Arrays],
-        kept_in_float: Sequence[str] = (),
+        self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
-        onnx_file = typed_graph(source, directory, precision, samples, kept_in_float)
+        onnx_file = typed_graph(source, directory, precision, samples)
         check_graph(onnx.load(onnx_file), source.graph.name)
         built = build_plan(
             _tensorrt(),
@@ -121,13 +116,7 @@ class TensorRtEngine:
         }
 
 
-def typed_graph(
-    source: Source,
-    directory: Path,
-    precision: str,
-    samples: Iterable[Arrays],
-    kept_in_float: Sequence[str] = (),
-) -> Path:
+def typed_graph(source: Source, directory: Path, precision: str, samples: Iterable[Arrays]) -> Path:
     """Write a part's ONNX file in a precision, as strongly typed networks want it.
 
     Raises:
@@ -141,7 +130,7 @@ def typed_graph(
     # What is not quantised is in fp16.
     half = typed_graph(source, directory, "fp16", samples)
     target = half.with_name(f"{graph.name}.{precision}.onnx")
-    quantize(half, target, precision, samples, kept_in_float)
+    quantize(half, target, precision, samples, source.kept_in_float)
     half.unlink()
     return target
 

@@ -8,7 +8,6 @@ LOCK                                   held, and named its holder, while a proce
 
 import json
 import logging
-import os
 import re
 import shutil
 import tarfile
@@ -71,7 +70,7 @@ class EmbeddedCatalog(GalleryCatalog):
             self._check_foreign()
             self._aliases = self._read_aliases()
         except GalleryError:
-            os.close(self._lock)
+            self._lock.close()
             raise
         self._open: dict[str, EmbeddedGallery] = {}
         self._unusable: dict[str, GalleryError] = {}
@@ -90,7 +89,7 @@ class EmbeddedCatalog(GalleryCatalog):
         self.writer.close()
         for gallery in self._open.values():
             gallery.close()
-        os.close(self._lock)
+        self._lock.close()
 
     def get(self, name: str) -> EmbeddedGallery:
         name = self._aliases.get(name, name)

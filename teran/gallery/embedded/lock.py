@@ -4,6 +4,7 @@ import fcntl
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from teran.errors import GalleryError
 
@@ -29,22 +30,22 @@ def _holder(descriptor: int) -> str:
     return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
 
 
-def lock_directory(root: Path) -> int:
-    """Lock a directory for this process.
+def lock_directory(root: Path) -> TextIO:
+    """Lock a directory for this process, until what is returned is closed.
 
     Raises:
         GalleryError: another process holds it; the message says which.
     """
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    file = os.fdopen(os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644), "r+")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = _holder(descriptor)
-        os.close(descriptor)
-        raise GalleryError(
-            f"{root} is in use by {holder}; give this server another directory with --gallery"
-        ) from error
-    os.ftruncate(descriptor, 0)
+        with file:
+            raise GalleryError(
+                f"{root} is in use by {_holder(file.fileno())}; give this server another "
+                "directory with --gallery"
+            ) from error
+    file.truncate(0)
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    os.pwrite(descriptor, f"process {os.getpid()} since {since}\n".encode(), 0)
-    return descriptor
+    print(f"process {os.getpid()} since {since}", file=file, flush=True)
+    return file

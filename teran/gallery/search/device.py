@@ -16,7 +16,7 @@ from torch import Tensor
 
 from teran.errors import GalleryError
 from teran.gallery.search.compact import Chunk, Compact
-from teran.gallery.search.kernels.base import Lanes, Sides
+from teran.gallery.search.kernels.base import Indices, Lanes, Sides
 
 _BLOCK = 1 << 27
 """Cosines made at a time."""
@@ -114,7 +114,7 @@ class DeviceCopy:
         clamp_rows: Sequence[bool],
         allowed: Sequence[npt.NDArray[np.bool_]],
         counts: Sequence[int],
-    ) -> list[npt.NDArray[np.int64]]:
+    ) -> list[Indices]:
         """Numbers of every query's best items, through all chunks, in no order.
 
         Args:

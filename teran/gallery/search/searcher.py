@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from teran.gallery.search.compact import Chunk, Compact
 from teran.gallery.search.kernels import Kernel
-from teran.gallery.search.kernels.base import Floats, Lanes, Rows
+from teran.gallery.search.kernels.base import Floats, Indices, Lanes, Rows
 from teran.gallery.search.pooling import Kind, Pooling
 from teran.gallery.search.query import Hit, Query, SearchResult, candidate_count
 
@@ -81,7 +81,7 @@ class Searcher:
         basis = work.compact.basis
         assert basis is not None
         bounds = work.scores(basis.lanes(lanes), Chunk.bounds)
-        first: list[tuple[npt.NDArray[np.int64], Floats, npt.NDArray[np.int64]]] = []
+        first: list[tuple[Indices, Floats, Indices]] = []
         left = 0
         for i, query in enumerate(work.queries):
             best = _best(bounds[i], max(2 * query.k, 32))
@@ -142,7 +142,7 @@ class _Work:
         query, count = self.queries[i], self.allowed_count(i)
         return count if query.exact else min(candidate_count(query.k), count)
 
-    def found(self, i: int, candidates: npt.NDArray[np.int64]) -> SearchResult:
+    def found(self, i: int, candidates: Indices) -> SearchResult:
         """The result of a scan, whose best items are scored again."""
         hits = self.hits(i, candidates, self.exact(i, candidates))
         count = self.allowed_count(i)
@@ -159,7 +159,7 @@ class _Work:
             result[i, ~allowed] = -np.inf
         return result
 
-    def exact(self, i: int, items: npt.NDArray[np.int64]) -> Floats:
+    def exact(self, i: int, items: Indices) -> Floats:
         """One query's fp32 scores of some items."""
         if i not in self._lanes:
             self._lanes[i] = self._pooling.lanes([self.queries[i].rows])
@@ -174,14 +174,14 @@ class _Work:
             )[0]
         return result
 
-    def per_word(self, i: int, items: npt.NDArray[np.int64], scores: Floats) -> Floats:
+    def per_word(self, i: int, items: Indices, scores: Floats) -> Floats:
         """Scores over the number of words, which are the query's or the item's."""
         if self._pooling.kind is Kind.IMAGES:
             return scores / np.float32(len(self.queries[i].rows))
         mean: Floats = scores / self._lengths[items].astype(np.float32)
         return mean
 
-    def floor(self, i: int, items: npt.NDArray[np.int64], scores: Floats) -> float:
+    def floor(self, i: int, items: Indices, scores: Floats) -> float:
         """The score below which nothing can be among the best k any more."""
         query = self.queries[i]
         floor = -np.inf
@@ -192,7 +192,7 @@ class _Work:
         # What must not be found has a bound of minus infinity.
         return max(floor, float(np.finfo(np.float32).min))
 
-    def hits(self, i: int, items: npt.NDArray[np.int64], scores: Floats) -> list[Hit]:
+    def hits(self, i: int, items: Indices, scores: Floats) -> list[Hit]:
         """The best k of some items; equal scores go by key, so that a result can be repeated."""
         query, per_word = self.queries[i], self.per_word(i, items, scores)
         keep = self._allowed[i][items] & (scores >= self.floor(i, items, scores))
@@ -214,7 +214,7 @@ def _join(masks: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
     return np.concatenate([*masks, np.zeros(0, bool)])
 
 
-def _best(scores: Floats, count: int) -> npt.NDArray[np.int64]:
+def _best(scores: Floats, count: int) -> Indices:
     """Positions of the largest scores, in no order."""
     if count >= len(scores):
         return np.flatnonzero(scores > -np.inf)

@@ -119,11 +119,8 @@ def test_a_foreign_manifest(settings: ServeSettings) -> None:
 def test_a_gallery_in_use(settings: ServeSettings) -> None:
     directory = settings.gallery_directory()
     directory.mkdir()
-    lock = lock_directory(directory)
-    try:
+    with lock_directory(directory):
         finding = bad(settings)["gallery"]
-    finally:
-        os.close(lock)
     assert f"process {os.getpid()}" in finding.message
     assert "gallery" not in bad(settings)
 

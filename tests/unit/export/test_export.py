@@ -244,8 +244,9 @@ def test_int8_keeps_named_layers_in_float(
         samples = [random_inputs(TEXTUAL_ENCODER, TINY, (8, 16), seed) for seed in range(4)]
         folder = tmp_path / "-".join(("int8", *kept)).replace("/", "")
         folder.mkdir()
-        source = Source(TEXTUAL_ENCODER, TEXTUAL_ENCODER.path(graphs), tiny_model)
-        ENGINES["openvino"].build(source, folder, "int8", samples, kept)
+        path = TEXTUAL_ENCODER.path(graphs)
+        source = Source(TEXTUAL_ENCODER, path, tiny_model, kept_in_float=kept)
+        ENGINES["openvino"].build(source, folder, "int8", samples)
         model = openvino.Core().read_model(folder / "model.xml")
         return sum(
             op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.i8

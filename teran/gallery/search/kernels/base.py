@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+"""Positions of items."""
 
 DIM_STEP = 64
 """Rows are padded with zeros to a multiple of this, which the native kernel reads at a time."""
@@ -54,7 +56,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.values)
 
-    def float32(self, which: slice | npt.NDArray[np.int64]) -> Floats:
+    def float32(self, which: slice | Indices) -> Floats:
         """Some items' rows in fp32, without their scale: (n, R, D)."""
         values = self.values[which]
         if self.type is RowType.INT8:
@@ -111,12 +113,7 @@ class Kernel(Protocol):
     name: str
 
     def scores(
-        self,
-        rows: Rows,
-        lanes: Lanes,
-        *,
-        clamp_rows: bool,
-        which: npt.NDArray[np.int64] | None = None,
+        self, rows: Rows, lanes: Lanes, *, clamp_rows: bool, which: Indices | None = None
     ) -> Floats:
         """Every query against every item, or against those that `which` lists: (Q, N).
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from teran.gallery.search.kernels.base import (
     DIM_STEP,
     Floats,
+    Indices,
     Lanes,
     Rows,
     RowType,
@@ -106,12 +107,7 @@ class NativeKernel:
         return None
 
     def scores(
-        self,
-        rows: Rows,
-        lanes: Lanes,
-        *,
-        clamp_rows: bool,
-        which: npt.NDArray[np.int64] | None = None,
+        self, rows: Rows, lanes: Lanes, *, clamp_rows: bool, which: Indices | None = None
     ) -> Floats:
         """See `Kernel.scores`."""
         count = len(rows) if which is None else len(which)

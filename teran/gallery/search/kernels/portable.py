@@ -6,9 +6,8 @@ Products of int8 values are integers below 2^24 for the usual dims, so fp32 hold
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
-from teran.gallery.search.kernels.base import Floats, Lanes, Rows, RowType, Sides
+from teran.gallery.search.kernels.base import Floats, Indices, Lanes, Rows, RowType, Sides
 from teran.runtime.environment import available_cores
 
 _BLOCK = 2**21
@@ -24,12 +23,7 @@ class PortableKernel:
         self._pool = ThreadPoolExecutor(threads or available_cores(), "scan")
 
     def scores(
-        self,
-        rows: Rows,
-        lanes: Lanes,
-        *,
-        clamp_rows: bool,
-        which: npt.NDArray[np.int64] | None = None,
+        self, rows: Rows, lanes: Lanes, *, clamp_rows: bool, which: Indices | None = None
     ) -> Floats:
         """See `Kernel.scores`."""
         count = len(rows) if which is None else len(which)
@@ -46,7 +40,7 @@ class PortableKernel:
         return result
 
 
-def _bounds_or_cosines(rows: Rows, lanes: Lanes, items: slice | npt.NDArray[np.int64]) -> Floats:
+def _bounds_or_cosines(rows: Rows, lanes: Lanes, items: slice | Indices) -> Floats:
     """Products of some items' rows with all lanes, or what bounds them from above: (n, R, L)."""
     values, scales = lanes.values, np.ones(1, np.float32)
     if rows.type is RowType.INT8:
