@@ -24,7 +24,7 @@ COPY constraints.txt ./
 RUN torch="$(grep '^torch==' constraints.txt)" \
     && /opt/teran/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "${torch}" \
     && /opt/teran/bin/python -c "import torch; assert not torch.version.cuda, 'CUDA build of torch: pass --build-arg TORCH_INDEX'"
-COPY pyproject.toml hatch_build.py README.md ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY teran teran
 COPY export export
 COPY client client
@@ -66,7 +66,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv --system-site-packages /opt/teran \
     && useradd --uid 10001 --create-home --home-dir /var/lib/teran teran
-COPY pyproject.toml hatch_build.py README.md ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY teran teran
 COPY export export
 COPY client client

@@ -47,6 +47,9 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Measure latency of the full-size model, every engine and precision
 	$(BIN)/python -m benchmarks.latency
 
+dist: $(READY) ## Build wheel and source distribution, and prove them in empty environments
+	$(BIN)/python -m tools.dist
+
 container: $(READY) ## Build the CPU image with buildah and serve from it (root; see container/check.sh)
 	container/check.sh
 

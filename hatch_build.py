@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ class KernelHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and have a wheel carry the result and name its platform."""
+        if self.target_name != "wheel":
+            return
         compiler = shutil.which(os.environ.get("CC", "cc"))
-        if self.target_name != "wheel" or platform.machine() != "x86_64" or not compiler:
+        if platform.machine() != "x86_64" or not compiler:
             self.app.display_warning("building without the native search kernel")
             return
         root = Path(self.root)
@@ -35,4 +38,5 @@ class KernelHook(BuildHookInterface[Any]):
             return
         build_data["artifacts"].append(str(LIBRARY))
         build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        # The library is no Python extension: one wheel serves every version of Python.
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_')}"

@@ -1,0 +1,168 @@
+"""`make dist`: builds wheel and source distribution, and proves them in empty environments.
+
+The base install is the client alone; the `server` extra serves the demo's repository. The checkout
+only exports that repository and writes the features that are searched.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from teran_export import ExportOptions, export
+
+from examples.scenes.dataset import Sample, make_split
+from teran.supervisor.health import fetch
+from teran.supervisor.process import free_port
+
+ROOT = Path(__file__).parents[1]
+DIST, WORK = ROOT / "dist", ROOT / "build" / "dist"
+BASE = {
+    "attrs", "cyclopts", "docstring-parser", "grpcio", "markdown-it-py", "mdurl", "ml-dtypes",
+    "numpy", "packaging", "pip", "protobuf", "pygments", "python-rapidjson", "rich", "rich-rst",
+    "setuptools", "teran-serving", "tritonclient", "typing-extensions", "urllib3",
+}  # fmt: skip
+"""All that a base install may bring."""
+HELP_SECONDS = 1.0
+SCENES = 20
+
+
+def main() -> None:
+    """Build and prove."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    wheel = build()
+    base = install("base", str(wheel))
+    prove_base(base)
+    prove_server(install("server", f"{wheel}[server]"), base)
+    step(f"passed: {', '.join(sorted(path.name for path in DIST.iterdir()))}")
+
+
+def build() -> Path:
+    """The source distribution, and the wheel that is built from it alone."""
+    step("building the source distribution, and the wheel from it")
+    shutil.rmtree(DIST, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--outdir", str(DIST), str(ROOT))
+    return next(DIST.glob("*.whl"))
+
+
+def install(name: str, requirement: str) -> Path:
+    """An environment with nothing but one requirement and what it asks for."""
+    step(f"installing {Path(requirement).name} into an empty environment")
+    venv.create(WORK / name, with_pip=True)
+    python = WORK / name / "bin" / "python"
+    constraints = str(ROOT / "constraints.txt")
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, requirement)
+    return python.parent
+
+
+def prove_base(base: Path) -> None:
+    """The client comes without torch or anything else it does not need, and is quick to help."""
+    installed = json.loads(run(base / "pip", "list", "--format", "json"))
+    names = {one["name"].lower().replace("_", "-") for one in installed}
+    require(names <= BASE, f"the base install brings {sorted(names - BASE)} as well")
+    run(base / "python", "-c", "import sys, teran_client; assert 'torch' not in sys.modules")
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        run(base / "teran", "--help")
+        times.append(time.perf_counter() - started)
+    print(f"{len(names)} packages; teran --help in {min(times):.2f} s")
+    require(min(times) < HELP_SECONDS, "teran --help takes too long")
+    told = subprocess.run(
+        [base / "teran", "serve", "x"], cwd=WORK, capture_output=True, text=True, check=False
+    )
+    require("pip install 'teran-serving[server]'" in told.stderr, f"no advice: {told.stderr}")
+
+
+def prove_server(server: Path, base: Path) -> None:
+    """The wheel's own server answers the wheel's own client."""
+    step("serving the demo's model from the wheel")
+    model = ROOT / "examples" / "scenes" / "model"
+    repository = export(ExportOptions(model, WORK / "repository", "openvino", "fp32"), print).path
+    samples = make_split("test", SCENES)
+    write_features(samples, WORK / "features")
+    with serving(server, repository) as url:
+        run(base / "teran", "index", "features", "--size", "1x1", "--url", url)
+        found = 0
+        for i, sample in enumerate(samples):
+            caption = sample.captions[0].text
+            hits = json.loads(run(base / "teran", "search", caption, "--json", "--url", url))[
+                "hits"
+            ]
+            found += hits[0]["id"] == f"{i:03d}"
+    print(f"{found} of {SCENES} captions found their scene first")
+    require(found >= 0.8 * SCENES, "too few")
+
+
+def write_features(samples: list[Sample], folder: Path) -> None:
+    """Scenes in the authors' files."""
+    folder.mkdir()
+    for i, sample in enumerate(samples):
+        np.savez(folder / f"{i:03d}.npz", feat=sample.features)
+        np.save(folder / f"{i:03d}.npy", sample.boxes)
+
+
+@contextmanager
+def serving(server: Path, repository: Path) -> Iterator[str]:
+    """`teran serve` of an environment, on free ports; its gRPC address."""
+    ports = {name: str(free_port("127.0.0.1")) for name in ("grpc", "http", "metrics", "health")}
+    flags = [part for name, port in ports.items() for part in (f"--{name}-port", port)]
+    command = [str(server / "teran"), "serve", str(repository), *flags]
+    with subprocess.Popen(command, cwd=WORK, env=clean_environment()) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not is_ready(f"http://127.0.0.1:{ports['health']}/health/ready"):
+                require(process.poll() is None, "the server ended")
+                require(time.monotonic() < deadline, "the server is not ready after two minutes")
+                time.sleep(0.2)
+            yield f"127.0.0.1:{ports['grpc']}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+    require(process.returncode == 0, f"the server ended with status {process.returncode}")
+
+
+def is_ready(url: str) -> bool:
+    """Whether a server answers at all, and says so."""
+    try:
+        fetch(url, timeout=2)
+    except OSError:
+        return False
+    return True
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what would lead to the checkout."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def run(*command: str | Path) -> str:
+    """Run a command where there is no checkout, and return what it prints."""
+    done = subprocess.run(
+        command, cwd=WORK if WORK.is_dir() else None, env=clean_environment(),
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    require(done.returncode == 0, f"{' '.join(map(str, command))}: status {done.returncode}")
+    return done.stdout
+
+
+def require(condition: bool, message: str) -> None:
+    """End where something is not as it must be."""
+    if not condition:
+        sys.exit(f"make dist: {message}")
+
+
+def step(message: str) -> None:
+    """Show what comes next."""
+    print(f"\n== {message}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
