@@ -31,11 +31,13 @@ class KernelHook(BuildHookInterface[Any]):
             self.app.display_warning("building without the native search kernel")
             return
         root = Path(self.root)
-        command = [compiler, *FLAGS, "-o", str(LIBRARY), str(SOURCE)]
+        made = LIBRARY.with_suffix(".new.so")  # one that a process has mapped must not change
+        command = [compiler, *FLAGS, "-o", str(made), str(SOURCE)]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if result.returncode:
             self.app.display_warning(f"the native search kernel does not build: {result.stderr}")
             return
+        (root / made).replace(root / LIBRARY)
         build_data["artifacts"].append(str(LIBRARY))
         build_data["pure_python"] = False
         # The library is no Python extension: one wheel serves every version of Python.
