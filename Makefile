@@ -37,8 +37,10 @@ check: $(READY) ## Lint, formatting, strict types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-generate: $(READY) ## Write what is made from other files: the synchronous client, the dashboard, the options' page
+generate: $(READY) ## Write what is made from other files: the synchronous client, the commands' page, the dashboard
 	$(BIN)/python -m tools.generate_sync
+	$(BIN)/python -m tools.generate_commands
+	$(BIN)/python -m monitoring.dashboard
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

@@ -31,9 +31,9 @@ def options(cls: type[T]) -> type[T]:
     """
     hint: Any
     for name, hint in cls.__annotations__.items():
-        if hint is not KW_ONLY and get_origin(hint) is not ClassVar:
+        marks = getattr(hint, "__metadata__", ())
+        if hint is not KW_ONLY and get_origin(hint) is not ClassVar and Unparsed not in marks:
             variable = Parameter(env_var=_variable(name))
-            marks = getattr(hint, "__metadata__", ())
             plain = hint.__origin__ if marks else hint
             cls.__annotations__[name] = Annotated[plain, variable, *marks]  # what is marked wins
     return Parameter(name="*")(dataclass(frozen=True)(cls))
@@ -64,7 +64,7 @@ def _variable(option: str) -> str:
 
 def new_app() -> App:
     """The `teran` command, without any sub-command yet."""
-    app = App(
+    return App(
         name="teran",
         help="Fine-grained image-text retrieval with TERAN on NVIDIA Triton.",
         version=teran.__version__,
@@ -72,14 +72,12 @@ def new_app() -> App:
         exit_on_error=False,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
-        default_parameter=Parameter(negative_iterable=()),
     )
-    app.register_install_completion_command()
-    return app
 
 
 def run(app: App, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with what it returns: 1 is a failure, 2 wrong input, 130 Ctrl-C."""
+    app.register_install_completion_command()
     try:
         sys.exit(app(arguments) or 0)
     except CycloptsError:  # which is shown already

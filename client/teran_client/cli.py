@@ -53,7 +53,7 @@ def encode_images(
     Example: teran encode images features/ --out embeddings.npz --size 640x480
 
     Args:
-        directory: Holds <id>.npz and <id>.npy of every image.
+        directory: Holds `<id>.npz` and `<id>.npy` of every image.
         out: The .npz file to write.
     """
     images = list(read_directory(directory, parse_size(size)))
@@ -108,7 +108,7 @@ def match(
     Example: teran match features/42.npz "two dogs on a beach" --size 640x480
 
     Args:
-        features: <id>.npz, with <id>.npy beside it.
+        features: `<id>.npz`, with `<id>.npy` beside it.
         caption: The sentence.
     """
     image = ImageRegions.from_files(features, size=parse_size(size))
@@ -153,7 +153,7 @@ def rank(
 
     Args:
         caption: The sentence.
-        directory: Holds <id>.npz and <id>.npy of every image.
+        directory: Holds `<id>.npz` and `<id>.npy` of every image.
         k: How many images to show.
     """
     images = list(read_directory(directory, parse_size(size)))
@@ -189,12 +189,17 @@ def profile(
         print(client.profile(caption, calls=calls))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with what other packages add to it."""
+def whole_app() -> App:
+    """The command with what other packages add to it."""
     for entry in entry_points(group="teran.commands"):
         register: Any = entry.load()
         register(app)
-    run(app, arguments)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    run(whole_app(), arguments)
 
 
 if __name__ == "__main__":

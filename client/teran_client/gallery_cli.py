@@ -60,14 +60,14 @@ def index(
 ) -> int:
     """Index a directory of region features; what is indexed already is skipped.
 
-    A picture <id>.jpg or <id>.png beside the features becomes the image's location, and
+    A picture `<id>.jpg` or `<id>.png` beside the features becomes the image's location, and
     metadata.json ({id: {...}}) what searches can filter by. Files that can't be used are listed at
     the end, and the exit status is 1.
 
     Example: teran index features/ --gallery holidays --size 640x480
 
     Args:
-        directory: Holds <id>.npz and <id>.npy of every image.
+        directory: Holds `<id>.npz` and `<id>.npy` of every image.
         again: Index images that the gallery has already, too.
     """
     paths = sorted(directory.glob("*.npz"))
