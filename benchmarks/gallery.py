@@ -8,7 +8,6 @@ import argparse
 import copy
 import json
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -354,7 +353,7 @@ def main() -> None:
         console.print(name, results[name])
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.gallery " + " ".join(sys.argv[1:]),
+        "command": machine.command(),
         "machine": machine.describe(),
         "kernel": kernel().name,
         "read_gb_per_second": round(read_bandwidth(), 1),

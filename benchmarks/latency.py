@@ -8,7 +8,6 @@ file of them is given.
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -248,7 +247,7 @@ def report(
         table.add_row(measured.name, *cells, ratios)
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.latency " + " ".join(sys.argv[1:]),
+        "command": machine.command(),
         "machine": machine.describe(),
         "matmul_ceiling_gop_per_second": ceilings,
         "gop_per_item": {

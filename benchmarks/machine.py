@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -35,6 +36,14 @@ def describe() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {name: found for name in libraries if (found := _version(name))},
     }
+
+
+def command() -> str:
+    """How this program was started, without where things lie on this machine."""
+    module = sys.modules["__main__"].__spec__
+    assert module is not None
+    arguments = (Path(one).name if one.startswith("/") else one for one in sys.argv[1:])
+    return " ".join(["python -m", module.name, *arguments])
 
 
 def _version(name: str) -> str | None:

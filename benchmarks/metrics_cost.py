@@ -8,7 +8,6 @@ smaller. Searches are what records most values.
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -134,7 +133,7 @@ def main() -> None:
     p50 = {name: median(values) for name, values in singles.items()}
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.metrics_cost " + " ".join(sys.argv[1:]),
+        "command": machine.command(),
         "machine": machine.describe(),
         "blocks": options.blocks,
         "single_searches": {

@@ -7,7 +7,6 @@ served in turn, in several rounds, so that a slow spell of the machine hits all 
 import argparse
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -98,7 +97,7 @@ def main() -> None:
     }
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.mixed_load " + " ".join(sys.argv[1:]),
+        "command": machine.command(),
         "machine": machine.describe(),
         "unit": "items per second, median of the rounds",
         "rounds": options.rounds,

@@ -6,7 +6,6 @@ values through one layer to 16.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -81,7 +80,7 @@ def main() -> None:
     megabytes = IMAGES * REGIONS * FEATURES * 4 / 1e6
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python -m benchmarks.transport " + " ".join(sys.argv[1:]),
+        "command": machine.command(),
         "machine": machine.describe(),
         "images": IMAGES,
         "megabytes": round(megabytes, 1),
