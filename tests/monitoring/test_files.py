@@ -51,5 +51,5 @@ def test_every_alert_is_tested_and_has_its_section_in_the_runbook() -> None:
 
 
 def test_dashboard_file_is_what_the_code_says() -> None:
-    assert dashboard.PATH.read_text() == dashboard.text(), "run python -m monitoring.dashboard"
+    assert dashboard.PATH.read_text() == dashboard.text(), "run `make generate`"
     assert json.loads(dashboard.text())["panels"]
