@@ -56,4 +56,4 @@ container: $(READY) ## Build the CPU image with buildah and serve from it (root;
 	container/check.sh
 
 clean: ## Remove what was built, but not the environment
-	rm -rf build
+	rm -rf build dist

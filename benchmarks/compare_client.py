@@ -1,0 +1,87 @@
+"""What `benchmarks.compare` runs with either tree's client: it imports nothing of the other.
+
+compare_client.py wait URL | fill URL IMAGES | probe URL CALLS CAPTIONS
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+import grpc
+import numpy as np
+from teran_client import ImageRegions, TeranClient
+from teran_client.protocol import infer_request
+from tritonclient.grpc import service_pb2_grpc
+
+REGIONS = 36
+
+
+def wait(url: str) -> None:
+    """Until the server is ready."""
+    with TeranClient(url) as client:
+        while not client.is_ready():
+            time.sleep(0.05)
+
+
+def fill(url: str, images: int) -> None:
+    """Store random embeddings, but those that are there."""
+    with TeranClient(url) as client:
+        dim = client.info().embed_dim
+        stored = {one["name"]: one["items"] for one in client.gallery_info()["galleries"]}
+    random = np.random.default_rng(0)
+    with grpc.insecure_channel(url, options=[("grpc.max_send_message_length", -1)]) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for start in range(stored.get("default", 0), images, 32):
+            rows = random.standard_normal((32, REGIONS, dim), np.float32)
+            rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+            records = [[json.dumps({"id": f"{start + i}"}).encode()] for i in range(32)]
+            inputs = {"embeddings": rows, "record": np.array(records, np.object_)}
+            stub.ModelInfer(infer_request("gallery", inputs, ["report"]), timeout=60)
+
+
+def probe(url: str, calls: dict[str, int], path: str) -> None:
+    """Print the median milliseconds of every call."""
+    sentences = [f"a man number {i} is riding a wave on top of a board" for i in range(90)]
+    if path:
+        annotations = json.loads(Path(path).read_text())["annotations"]
+        sentences = [one["caption"].strip() for one in annotations[:20_000]]
+    some = cycle(sentences)
+    random = np.random.default_rng(0)
+    corner = random.random((REGIONS, 2)) * 0.5
+    boxes = np.concatenate([corner, corner + 0.3], axis=1)
+    with TeranClient(url) as client:
+        shape = (32, REGIONS, client.info().feature_dim)
+        features = random.exponential(1.1, shape).astype(np.float32)
+        images = [ImageRegions(one, boxes) for one in features]
+        batches = cycle([sentences[i : i + 32] for i in range(0, len(sentences) - 32, 32)])
+        what: dict[str, Callable[[], object]] = {
+            "one caption": lambda: client.encode_captions(next(some)),
+            "32 captions": lambda: client.encode_captions(next(batches)),
+            "one image": lambda: client.encode_images(images[0]),
+            "32 images": lambda: client.encode_images(images),
+            "search": lambda: client.search(next(some), 10),
+        }
+        found = {}
+        for name, count in calls.items():
+            what[name]()
+            times = []
+            for _ in range(count):
+                started = time.perf_counter()
+                what[name]()
+                times.append(1e3 * (time.perf_counter() - started))
+            found[name] = round(median(times), 3)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    verb, url, *rest = sys.argv[1:]
+    if verb == "wait":
+        wait(url)
+    elif verb == "fill":
+        fill(url, int(rest[0]))
+    else:
+        probe(url, json.loads(rest[0]), rest[1])
