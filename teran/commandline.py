@@ -72,6 +72,7 @@ def new_app() -> App:
         exit_on_error=False,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(allow_repeating=True),  # the last one counts
     )
 
 

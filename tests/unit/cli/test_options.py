@@ -70,6 +70,10 @@ def test_a_flag_wins_over_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed("r", "--threads", "4")[0].threads == 4
 
 
+def test_the_last_of_a_repeated_flag_counts() -> None:
+    assert parsed("r", "--grpc-port=0", "--grpc-port", "9001")[0].grpc_port == 9001
+
+
 def test_what_follows_two_dashes_is_triton_s() -> None:
     arguments = parsed("r", "--verbose", "--", "--log-verbose=1", "-x")[1]
     assert arguments == (Path("r"), "--log-verbose=1", "-x")
