@@ -9,11 +9,12 @@ searches go through 10,000 random images.
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from teran.supervisor.process import free_port
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "compare"
+CLIENT = Path(__file__).with_name("compare_client.py")
 CALLS = {"one caption": 150, "32 captions": 12, "one image": 30, "32 images": 3, "search": 60}
 console = Console()
 
@@ -105,27 +107,35 @@ def check_out(revision: str) -> Path:
     return tree
 
 
-def environment(tree: Path) -> dict[str, str]:
-    """One in which a tree's packages come first."""
-    paths = os.pathsep.join(str(tree / part) for part in ("", "export", "client"))
-    return {**os.environ, "PYTHONPATH": paths}
+def python_of(tree: Path) -> str:
+    """An interpreter for which a tree's packages come first, and then what is installed here.
+
+    Through a file of paths, not PYTHONPATH: Triton's model processes read it as well.
+    """
+    folder = WORK / f"python-{tree.name}"
+    if not folder.is_dir():
+        venv.create(folder)
+    installed = sysconfig.get_path("purelib")
+    paths = [str(tree), str(tree / "export"), str(tree / "client"), installed]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = folder / "lib" / version / "site-packages"
+    (site / "tree.pth").write_text("\n".join(paths) + "\n")
+    return str(folder / "bin" / "python")
 
 
 @contextmanager
 def serving(tree: Path, name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A tree's server of the bundle, with a filled gallery: its address, start and memory."""
-    teran = [sys.executable, "-m", "teran_client.cli"]
+    teran = [python_of(tree), str(CLIENT), "teran", str(tree)]
     repository = WORK / f"{name}-{options.precision}-{options.bundle.name}"
     export = ["export", str(options.bundle), str(repository), "--precision", options.precision]
-    subprocess.run([*teran, *export], cwd=WORK, env=environment(tree), check=True)
+    subprocess.run([*teran, *export], cwd=WORK, check=True)
     ports = {one: free_port("127.0.0.1") for one in ("grpc", "http", "metrics", "health")}
     flags = [part for one, port in ports.items() for part in (f"--{one}-port", str(port))]
     gallery = WORK / f"{name}-gallery-{options.images}"
     flags += ["--gallery", str(gallery), "--check-interval", "3600"]
     started = time.monotonic()
-    process = subprocess.Popen(
-        [*teran, "serve", str(repository), *flags], cwd=WORK, env=environment(tree)
-    )
+    process = subprocess.Popen([*teran, "serve", str(repository), *flags], cwd=WORK)
     try:
         url = f"127.0.0.1:{ports['grpc']}"
         server = {"url": url, "start_seconds": 0.0}
@@ -150,10 +160,8 @@ def gallery_memory(pid: int) -> int:
 
 def run(tree: Path, *arguments: str) -> str:
     """Run this file's other half with a tree's client."""
-    command = [sys.executable, str(Path(__file__).with_name("compare_client.py")), *arguments]
-    done = subprocess.run(
-        command, cwd=WORK, env=environment(tree), check=True, stdout=subprocess.PIPE, text=True
-    )
+    command = [python_of(tree), str(CLIENT), *arguments]
+    done = subprocess.run(command, cwd=WORK, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 

@@ -3,13 +3,17 @@
 compare_client.py wait URL | fill URL IMAGES | probe URL CALLS CAPTIONS
 """
 
+import importlib.metadata
 import json
 import sys
 import time
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from itertools import cycle
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import grpc
 import numpy as np
@@ -77,9 +81,27 @@ def probe(url: str, calls: dict[str, int], path: str) -> None:
     print(json.dumps(found))
 
 
+def teran(tree: Path, arguments: list[str]) -> None:
+    """A tree's own command, with the sub-commands of its own project file."""
+    project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
+    group = "teran.commands"
+    ours = [EntryPoint(name, to, group) for name, to in project["entry-points"][group].items()]
+    installed = importlib.metadata.entry_points
+
+    def entry_points(**wanted: Any) -> Any:
+        return ours if wanted.get("group") == group else installed(**wanted)
+
+    importlib.metadata.entry_points = entry_points
+    from teran_client import cli
+
+    cli.main(arguments)
+
+
 if __name__ == "__main__":
     verb, url, *rest = sys.argv[1:]
-    if verb == "wait":
+    if verb == "teran":
+        teran(Path(url), rest)
+    elif verb == "wait":
         wait(url)
     elif verb == "fill":
         fill(url, int(rest[0]))

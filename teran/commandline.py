@@ -79,6 +79,9 @@ def new_app() -> App:
 def run(app: App, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with what it returns: 1 is a failure, 2 wrong input, 130 Ctrl-C."""
     app.register_install_completion_command()
+    for name in [name for name, value in os.environ.items() if not value]:
+        if name.startswith(_variable("")):  # empty is as good as not set, as in a compose file
+            del os.environ[name]
     try:
         sys.exit(app(arguments) or 0)
     except CycloptsError:  # which is shown already

@@ -164,6 +164,13 @@ def test_profile_prints_a_tree(server: BackgroundServer) -> None:
     assert "├─ network and server" in result.stdout
 
 
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("GRPC_PORT", "TLS_CERTIFICATE", "GALLERY", "METRICS", "URL"):
+        monkeypatch.setenv(f"TERAN_{name}", "")
+    result = teran("serve", tmp_path / "absent")
+    assert "no model repository at" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
