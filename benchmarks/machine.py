@@ -42,7 +42,7 @@ def command() -> str:
     """How this program was started, without where things lie on this machine."""
     module = sys.modules["__main__"].__spec__
     assert module is not None
-    arguments = (Path(one).name if one.startswith("/") else one for one in sys.argv[1:])
+    arguments = (Path(one).name if one.startswith(("/", "..")) else one for one in sys.argv[1:])
     return " ".join(["python -m", module.name, *arguments])
 
 
