@@ -88,7 +88,6 @@ class Supervisor:
         self._recorded = Path(recorded.name)
         self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
         health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
-        channel, self._stub = connect(s.host, s.grpc_port, s.tls_certificate, s.tls_name)
         previous = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -99,7 +98,6 @@ class Supervisor:
             self._state.set_serving(False)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            channel.close()
             health.close()
             recorded.cleanup()
 
@@ -116,16 +114,19 @@ class Supervisor:
             recorded = self._recorded if self.settings.metrics else None
             self._process = TritonProcess(self.settings, self._installation, self._log, recorded)
             self._kill = self._process.kill
+            s = self.settings
             try:
-                self._wait_until_ready()
-                if not self._stop.is_set():
-                    s = self.settings
-                    self._report(
-                        f"ready: grpc {s.host}:{s.grpc_port}, http {s.host}:{s.http_port}, "
-                        f"metrics {s.host}:{s.metrics_port}/metrics, "
-                        f"health {s.host}:{s.health_port}/health/ready"
-                    )
-                healthy = self._watch()
+                # Not before: a process with threads of gRPC's may not fork safely.
+                channel, self._stub = connect(s.host, s.grpc_port, s.tls_certificate, s.tls_name)
+                with channel:
+                    self._wait_until_ready()
+                    if not self._stop.is_set():
+                        self._report(
+                            f"ready: grpc {s.host}:{s.grpc_port}, http {s.host}:{s.http_port}, "
+                            f"metrics {s.host}:{s.metrics_port}/metrics, "
+                            f"health {s.host}:{s.health_port}/health/ready"
+                        )
+                    healthy = self._watch()
             except BaseException:
                 self._process.stop()
                 raise
