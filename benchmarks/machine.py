@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,7 +43,7 @@ def command() -> str:
     """How this program was started, without where things lie on this machine."""
     module = sys.modules["__main__"].__spec__
     assert module is not None
-    arguments = (Path(one).name if one.startswith(("/", "..")) else one for one in sys.argv[1:])
+    arguments = (re.sub(r"(^|=)(?:/|\.\./)\S*/", r"\1", one) for one in sys.argv[1:])
     return " ".join(["python -m", module.name, *arguments])
 
 

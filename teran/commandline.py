@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from io import TextIOWrapper
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_origin
 
 from cyclopts import App, CycloptsError, Parameter
@@ -19,6 +20,8 @@ AsJson = Annotated[
 ]
 Unparsed = Parameter(parse=False)
 """Marks a field that is no option: commands take it elsewhere."""
+_TRUTHS: set[str] = set()
+"""Variables that are true or false, which may also be on or off."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -31,11 +34,12 @@ def options(cls: type[T]) -> type[T]:
     """
     hint: Any
     for name, hint in cls.__annotations__.items():
-        marks = getattr(hint, "__metadata__", ())
+        marks = getattr(hint, "__metadata__", (Unparsed,) if is_dataclass(hint) else ())
         if hint is not KW_ONLY and get_origin(hint) is not ClassVar and Unparsed not in marks:
-            variable = Parameter(env_var=_variable(name))
+            variable = Parameter(env_var=_variable(name), allow_leading_hyphen=True)
             plain = hint.__origin__ if marks else hint
             cls.__annotations__[name] = Annotated[plain, variable, *marks]  # what is marked wins
+            _TRUTHS.update([_variable(name)] if hint is bool else [])
     return Parameter(name="*")(dataclass(frozen=True)(cls))
 
 
@@ -79,8 +83,13 @@ def new_app() -> App:
 def run(app: App, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with what it returns: 1 is a failure, 2 wrong input, 130 Ctrl-C."""
     app.register_install_completion_command()
-    for name in [name for name, value in os.environ.items() if not value]:
-        if name.startswith(_variable("")):  # empty is as good as not set, as in a compose file
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # whoever reads a pipe waits for every line
+    for name, value in [one for one in os.environ.items() if one[0].startswith(_variable(""))]:
+        if name in _TRUTHS:
+            word = value.strip().lower()
+            os.environ[name] = {"on": "true", "off": "false"}.get(word, word)
+        if not value:  # empty is as good as not set, as in a compose file
             del os.environ[name]
     try:
         sys.exit(app(arguments) or 0)

@@ -76,10 +76,10 @@ def prove_base(base: Path) -> None:
         times.append(time.perf_counter() - started)
     print(f"{len(names)} packages; teran --help in {min(times):.2f} s")
     require(min(times) < HELP_SECONDS, "teran --help takes too long")
-    told = subprocess.run(
+    refused = subprocess.run(
         [base / "teran", "serve", "x"], cwd=WORK, capture_output=True, text=True, check=False
     )
-    require("pip install 'teran-serving[server]'" in told.stderr, f"no advice: {told.stderr}")
+    require("pip install 'teran-serving[server]'" in refused.stderr, f"no advice: {refused.stderr}")
 
 
 def prove_server(server: Path, base: Path) -> None:

@@ -154,7 +154,7 @@ def rank(
     Args:
         caption: The sentence.
         directory: Holds `<id>.npz` and `<id>.npy` of every image.
-        k: How many images to show.
+        k: How many images to show, at least 1.
     """
     images = list(read_directory(directory, parse_size(size)))
     with connection.client() as client:

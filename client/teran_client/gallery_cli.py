@@ -113,7 +113,7 @@ def search(
 
     Args:
         caption: The sentence.
-        k: How many images.
+        k: How many images, 1 to 1000.
         where: A filter as JSON: {"label": "dog", "year": {"gte": 2000}}.
         min_score: Leave out what scores less per word.
         explain: Show the region each word matches.

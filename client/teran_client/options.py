@@ -27,7 +27,7 @@ class Connection:
     """Seconds a request may take, retries included."""
     ca: Annotated[Path | None, Parameter(env_var="TERAN_TLS_CA")] = None
     """Certificate authority; switches TLS on."""
-    header: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    header: Annotated[tuple[str, ...], Parameter(env_var=(), negative=(), show_default=False)] = ()
     """Metadata sent with every request, as key=value."""
 
     @contextmanager

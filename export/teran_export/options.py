@@ -57,5 +57,5 @@ class ExportOptions:
     """What region features are sent in: fp32, or fp16, half as long."""
     limits: Limits = field(default_factory=Limits)
     build: BuildOptions = field(default_factory=BuildOptions)
-    force: bool = False
+    force: Annotated[bool, Parameter(env_var=())] = False
     """Build even what is up to date."""

@@ -3,6 +3,5 @@
 from teran.cli import register
 from teran.commandline import new_app, run
 
-app = new_app()
-register(app)
+register(app := new_app())
 run(app)

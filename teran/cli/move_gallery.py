@@ -18,7 +18,7 @@ def move_gallery(
     cluster: Cluster = Cluster(),
     gallery: Annotated[str, Parameter(name=["--gallery", "-g"])] = DEFAULT_GALLERY,
 ) -> None:
-    """Copy a gallery from a directory into a Qdrant cluster; repeat it where it was interrupted.
+    """Copy a gallery to the Qdrant cluster at --gallery-url; repeat it where it was interrupted.
 
     Example: teran move-gallery repository.gallery --gallery-url http://qdrant:6333
 

@@ -8,7 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from teran.commandline import AsJson
 from teran.extras import needs
 from teran.supervisor.settings import Listening
 
@@ -18,7 +17,7 @@ def status(
     server: Listening = Listening(),
     interval: Annotated[float, Parameter(validator=Number(gte=0.1))] = 2.0,
     once: Annotated[bool, Parameter(negative="")] = False,
-    json_: AsJson = False,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Show what a server does: its models, rates, times and galleries. Ctrl-C ends it.
 
@@ -27,7 +26,7 @@ def status(
     Example: teran status --once --json
 
     Args:
-        interval: Seconds between two readings.
+        interval: Seconds between two readings, at least 0.1.
         once: Show one interval, and end.
         json_: Print a line of JSON for every interval.
     """
@@ -49,7 +48,7 @@ def status(
             ready = isinstance(shown, Status) and shown.ready
             if json_:
                 fields = asdict(shown) if isinstance(shown, Status) else {"error": str(shown)}
-                print(json.dumps(fields), flush=True)
+                print(json.dumps(fields))
             else:
                 live.update(render(shown), refresh=True)
             if once:

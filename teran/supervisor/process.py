@@ -19,11 +19,7 @@ import psutil
 
 from teran.commandline import to_environment
 from teran.errors import ServingError
-from teran.runtime.environment import (
-    LOG_LEVEL_VARIABLE,
-    METRICS_DIRECTORY_VARIABLE,
-    THREADS_VARIABLE,
-)
+from teran.runtime import environment as variables
 from teran.runtime.settings import GallerySettings
 from teran.supervisor.installation import TritonInstallation
 from teran.supervisor.logs import ServerLog
@@ -176,12 +172,13 @@ class TritonProcess:
     def _environment(self, installation: TritonInstallation) -> dict[str, str]:
         environment = installation.environment()
         for model, threads in self._settings.thread_shares().items():
-            environment.setdefault(THREADS_VARIABLE.format(model=model.upper()), str(threads))
+            variable = variables.THREADS_VARIABLE.format(model=model.upper())
+            environment.setdefault(variable, str(threads))
         here = replace(self._settings, gallery=self._settings.gallery_directory())
         environment |= to_environment(here, GallerySettings)
         if self._metrics:
-            environment[METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
-        environment[LOG_LEVEL_VARIABLE] = self._settings.log_level
+            environment[variables.METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
+        environment[variables.LOG_LEVEL_VARIABLE] = self._settings.log_level
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
         return environment

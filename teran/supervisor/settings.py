@@ -155,9 +155,5 @@ class ServeSettings(Listening, GallerySettings):
         The alignment gets half, a gallery's scan all of it.
         """
         budget = self.threads or available_cores()
-        return {
-            "visual_encoder": budget,
-            "textual_encoder": budget,
-            "alignment": max(1, budget // 2),
-            "gallery": budget,
-        }
+        whole = dict.fromkeys(("visual_encoder", "textual_encoder", "gallery"), budget)
+        return whole | {"alignment": max(1, budget // 2)}

@@ -164,6 +164,29 @@ def test_profile_prints_a_tree(server: BackgroundServer) -> None:
     assert "├─ network and server" in result.stdout
 
 
+def test_truths_may_be_on_or_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TERAN_METRICS", "off")
+    monkeypatch.setenv("TERAN_VERBOSE", " ON ")
+    assert "no model repository at" in teran("serve", tmp_path / "absent").stderr
+
+
+def test_a_reader_that_has_gone_is_no_defect(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "teran_client.cli",
+        "doctor",
+        str(tmp_path / "absent"),
+        "--json",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 1
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("GRPC_PORT", "TLS_CERTIFICATE", "GALLERY", "METRICS", "URL"):
         monkeypatch.setenv(f"TERAN_{name}", "")

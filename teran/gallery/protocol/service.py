@@ -30,7 +30,7 @@ _Set = tuple[Floats, Sequence[str]]
 
 
 class GalleryService:
-    """Answers requests on a directory of galleries."""
+    """Answers requests on the galleries of a catalog."""
 
     def __init__(
         self,

@@ -74,6 +74,17 @@ def test_the_last_of_a_repeated_flag_counts() -> None:
     assert parsed("r", "--grpc-port=0", "--grpc-port", "9001")[0].grpc_port == 9001
 
 
+def test_a_value_may_begin_with_a_hyphen() -> None:
+    """As random keys do."""
+    assert parsed("r", "--write-key", "-abc", "--verbose")[0].write_key == "-abc"
+
+
+def test_groups_of_options_are_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERAN_LIMITS", "3")
+    monkeypatch.setenv("TERAN_BUILD", "nightly")
+    assert from_environment(ExportOptions) == ExportOptions()
+
+
 def test_what_follows_two_dashes_is_triton_s() -> None:
     arguments = parsed("r", "--verbose", "--", "--log-verbose=1", "-x")[1]
     assert arguments == (Path("r"), "--log-verbose=1", "-x")
@@ -94,7 +105,7 @@ def test_the_page_of_all_options_is_up_to_date() -> None:
     page = TARGET.read_text()
     assert page == generate(), "run `make generate`"
     for one in (*fields(ServeSettings), *fields(ExportOptions)):
-        if one.name not in ("repository", "arguments", "bundle", "out", "limits", "build"):
+        if one.name not in ("repository", "arguments", "bundle", "out", "limits", "build", "force"):
             assert f"TERAN_{one.name.upper()}]" in page
 
 
