@@ -9,7 +9,7 @@ searches go through 10,000 random images.
 
 import argparse
 import json
-import signal
+import os
 import subprocess
 import sys
 import sysconfig
@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from teran.supervisor.process import free_port
+from hatch_build import FLAGS
+from teran.cli.background import background_server
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "compare"
@@ -48,7 +49,10 @@ def main() -> None:
     parser.add_argument("--name", default="compare", help="of the result")
     options = parser.parse_args()
 
+    options.bundle = options.bundle.absolute()
+    options.captions = options.captions and options.captions.absolute()
     before = check_out(options.revision)
+    os.chdir(WORK)  # a model process imports what it finds where it was started
     trees = {"before": before, "now": ROOT}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
     with ExitStack() as stack:
@@ -101,8 +105,7 @@ def check_out(revision: str) -> Path:
     if not tree.is_dir():
         git("worktree", "add", "--detach", str(tree), revision)
     source = next(tree.glob("teran/**/scan.c"))
-    flags = ("-O2", "-fno-strict-aliasing", "-shared", "-fPIC")
-    command = ["cc", *flags, "-o", str(source.with_name("libscan.so")), str(source)]
+    command = ["cc", *FLAGS, "-o", str(source.with_name("libscan.so")), str(source)]
     subprocess.run(command, check=True)
     return tree
 
@@ -129,25 +132,16 @@ def serving(tree: Path, name: str, options: argparse.Namespace) -> Iterator[dict
     teran = [python_of(tree), str(CLIENT), "teran", str(tree)]
     repository = WORK / f"{name}-{options.precision}-{options.bundle.name}"
     export = ["export", str(options.bundle), str(repository), "--precision", options.precision]
-    subprocess.run([*teran, *export], cwd=WORK, check=True)
-    ports = {one: free_port("127.0.0.1") for one in ("grpc", "http", "metrics", "health")}
-    flags = [part for one, port in ports.items() for part in (f"--{one}-port", str(port))]
-    gallery = WORK / f"{name}-gallery-{options.images}"
-    flags += ["--gallery", str(gallery), "--check-interval", "3600"]
+    subprocess.run([*teran, *export], check=True)
+    gallery = str(WORK / f"{name}-gallery-{options.images}")
+    flags = ("--gallery", gallery, "--check-interval", "3600")
     started = time.monotonic()
-    process = subprocess.Popen([*teran, "serve", str(repository), *flags], cwd=WORK)
-    try:
-        url = f"127.0.0.1:{ports['grpc']}"
-        server = {"url": url, "start_seconds": 0.0}
-        run(tree, "wait", url)
-        server["start_seconds"] = round(time.monotonic() - started, 1)
-        server["gallery_mib"] = gallery_memory(process.pid)
+    with background_server(repository, *flags, program=teran) as running:
+        server = {"url": running.url, "start_seconds": round(time.monotonic() - started, 1)}
+        server["gallery_mib"] = gallery_memory(running.process.pid)
         console.print(f"{name}: filling the gallery")
-        run(tree, "fill", url, str(options.images))
+        run(tree, "fill", running.url, str(options.images))
         yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
 
 
 def gallery_memory(pid: int) -> int:
@@ -161,14 +155,14 @@ def gallery_memory(pid: int) -> int:
 def run(tree: Path, *arguments: str) -> str:
     """Run this file's other half with a tree's client."""
     command = [python_of(tree), str(CLIENT), *arguments]
-    done = subprocess.run(command, cwd=WORK, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 
 def probe(tree: Path, server: dict[str, Any], captions: Path | None) -> dict[str, float]:
     """Median times of a tree's calls, in milliseconds."""
-    path = str(captions.absolute()) if captions else ""
-    times: dict[str, float] = json.loads(run(tree, "probe", server["url"], json.dumps(CALLS), path))
+    printed = run(tree, "probe", server["url"], json.dumps(CALLS), str(captions or ""))
+    times: dict[str, float] = json.loads(printed)
     return times
 
 

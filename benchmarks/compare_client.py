@@ -1,6 +1,6 @@
 """What `benchmarks.compare` runs with either tree's client: it imports nothing of the other.
 
-compare_client.py wait URL | fill URL IMAGES | probe URL CALLS CAPTIONS
+compare_client.py fill URL IMAGES | probe URL CALLS CAPTIONS | teran TREE ARGUMENTS...
 """
 
 import importlib.metadata
@@ -22,13 +22,6 @@ from teran_client.protocol import infer_request
 from tritonclient.grpc import service_pb2_grpc
 
 REGIONS = 36
-
-
-def wait(url: str) -> None:
-    """Until the server is ready."""
-    with TeranClient(url) as client:
-        while not client.is_ready():
-            time.sleep(0.05)
 
 
 def fill(url: str, images: int) -> None:
@@ -101,8 +94,6 @@ if __name__ == "__main__":
     verb, url, *rest = sys.argv[1:]
     if verb == "teran":
         teran(Path(url), rest)
-    elif verb == "wait":
-        wait(url)
     elif verb == "fill":
         fill(url, int(rest[0]))
     else:

@@ -19,7 +19,7 @@ AsJson = Annotated[
     bool, Parameter(name="--json", negative="", help="Print JSON instead of a table.")
 ]
 Unparsed = Parameter(parse=False)
-"""Marks a field that is no option: commands take it elsewhere."""
+"""Marks a field that is no option: commands take it elsewhere. Nor is a group of options one."""
 _TRUTHS: set[str] = set()
 """Variables that are true or false, which may also be on or off."""
 

@@ -7,21 +7,17 @@ only exports that repository and writes the features that are searched.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from teran_export import ExportOptions, export
 
 from examples.scenes.dataset import Sample, make_split
-from teran.supervisor.health import fetch
-from teran.supervisor.process import free_port
+from teran.cli.background import background_server
 
 ROOT = Path(__file__).parents[1]
 DIST, WORK = ROOT / "dist", ROOT / "build" / "dist"
@@ -38,6 +34,8 @@ SCENES = 20
 def main() -> None:
     """Build and prove."""
     shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    os.chdir(WORK)  # nobody finds the checkout where it is started
     wheel = build()
     base = install("base", str(wheel))
     prove_base(base)
@@ -77,7 +75,7 @@ def prove_base(base: Path) -> None:
     print(f"{len(names)} packages; teran --help in {min(times):.2f} s")
     require(min(times) < HELP_SECONDS, "teran --help takes too long")
     refused = subprocess.run(
-        [base / "teran", "serve", "x"], cwd=WORK, capture_output=True, text=True, check=False
+        [base / "teran", "serve", "x"], capture_output=True, text=True, check=False
     )
     require("pip install 'teran-serving[server]'" in refused.stderr, f"no advice: {refused.stderr}")
 
@@ -89,7 +87,8 @@ def prove_server(server: Path, base: Path) -> None:
     repository = export(ExportOptions(model, WORK / "repository", "openvino", "fp32"), print).path
     samples = make_split("test", SCENES)
     write_features(samples, WORK / "features")
-    with serving(server, repository) as url:
+    with background_server(repository, program=[server / "teran"]) as running:
+        url = running.url
         run(base / "teran", "index", "features", "--size", "1x1", "--url", url)
         found = 0
         for i, sample in enumerate(samples):
@@ -110,34 +109,6 @@ def write_features(samples: list[Sample], folder: Path) -> None:
         np.save(folder / f"{i:03d}.npy", sample.boxes)
 
 
-@contextmanager
-def serving(server: Path, repository: Path) -> Iterator[str]:
-    """`teran serve` of an environment, on free ports; its gRPC address."""
-    ports = {name: str(free_port("127.0.0.1")) for name in ("grpc", "http", "metrics", "health")}
-    flags = [part for name, port in ports.items() for part in (f"--{name}-port", port)]
-    command = [str(server / "teran"), "serve", str(repository), *flags]
-    with subprocess.Popen(command, cwd=WORK, env=clean_environment()) as process:
-        try:
-            deadline = time.monotonic() + 120
-            while not is_ready(f"http://127.0.0.1:{ports['health']}/health/ready"):
-                require(process.poll() is None, "the server ended")
-                require(time.monotonic() < deadline, "the server is not ready after two minutes")
-                time.sleep(0.2)
-            yield f"127.0.0.1:{ports['grpc']}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-    require(process.returncode == 0, f"the server ended with status {process.returncode}")
-
-
-def is_ready(url: str) -> bool:
-    """Whether a server answers at all, and says so."""
-    try:
-        fetch(url, timeout=2)
-    except OSError:
-        return False
-    return True
-
-
 def clean_environment() -> dict[str, str]:
     """This process's, without what would lead to the checkout."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -146,7 +117,7 @@ def clean_environment() -> dict[str, str]:
 def run(*command: str | Path) -> str:
     """Run a command where there is no checkout, and return what it prints."""
     done = subprocess.run(
-        command, cwd=WORK if WORK.is_dir() else None, env=clean_environment(),
+        command, env=clean_environment(),
         stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     require(done.returncode == 0, f"{' '.join(map(str, command))}: status {done.returncode}")

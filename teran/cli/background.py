@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ def background_server(
     timeout: float = 300.0,
     log: Path | None = None,
     fixed_ports: Mapping[str, int] | None = None,
+    program: Sequence[str | Path] = (sys.executable, "-m", "teran.cli"),
 ) -> Iterator[BackgroundServer]:
     """Serve `repository` on free ports of loopback until the block ends.
 
@@ -50,6 +51,7 @@ def background_server(
         timeout: seconds until it must be ready.
         log: where its output goes; by default to this process's own.
         fixed_ports: ports that must be these, by name: grpc, http, metrics, health.
+        program: what has the command `serve`.
 
     Raises:
         ServingError: it did not become ready.
@@ -58,7 +60,7 @@ def background_server(
     ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
     ports |= fixed_ports or {}
     flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
-    command = [sys.executable, "-m", "teran.cli", "serve", str(repository), *flags, *arguments]
+    command = [*program, "serve", repository, *flags, *arguments]
     with Path(log or os.devnull).open("ab") as output:
         process = subprocess.Popen(
             command,

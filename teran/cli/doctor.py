@@ -13,7 +13,7 @@ from teran.supervisor.settings import ServeSettings
 
 
 def doctor(
-    repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")] = Path("repository"),
+    repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")] = ServeSettings.repository,
     /,
     *,
     settings: ServeSettings = ServeSettings(),
