@@ -3,6 +3,8 @@
 import time
 from statistics import median
 
+from tritonclient.grpc import service_pb2
+
 from teran_client import protocol
 from teran_client.channel import Channel
 from teran_client.images import ImageRegions
@@ -30,16 +32,19 @@ async def profile(
         return (built - started) + (time.perf_counter() - answered)
 
     await call()
+    config = await channel.call("ModelConfig", service_pb2.ModelConfigRequest(name=model))
+    steps = [step.model_name for step in config.config.ensemble_scheduling.step]
     before, totals, own = await channel.statistics(), [], []
     for _ in range(calls):
         started = time.perf_counter()
         own.append(await call())
         totals.append(time.perf_counter() - started)
     after, models = await channel.statistics(), {}
-    for name, (count, queue, compute) in after.items():
-        known = before.get(name, (0, 0.0, 0.0))
-        if (done := count - known[0]) and name != model:
-            models[name] = (1e3 * (queue - known[1]) / done, 1e3 * (compute - known[2]) / done)
+    for name in steps:
+        done, queue, compute = (
+            now - then for now, then in zip(after[name], before[name], strict=True)
+        )
+        models[name] = (1e3 * queue / done, 1e3 * compute / done)
     total, client = 1e3 * median(totals), 1e3 * median(own)
     inside = sum(queue + compute for queue, compute in models.values())
     return Profile(calls, total, client, max(total - client - inside, 0.0), models)
