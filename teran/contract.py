@@ -1,5 +1,8 @@
 """What client and server agree on: what a request may hold at most, and what it is called by."""
 
+import re
+from enum import StrEnum
+
 MAX_CAPTION_BYTES = 64 * 1024
 """Longest caption in bytes; longer ones are refused."""
 USUAL_REGIONS = 36
@@ -12,3 +15,26 @@ WRITE_KEY_HEADER = "teran-write-key"
 """Metadata that comes with writes, where the server asks for a key."""
 ADMIN_KEY_HEADER = "triton-grpc-protocol-teran-admin-key"
 """Metadata that comes with calls that load models or change the server, likewise."""
+
+
+class Reason(StrEnum):
+    """Why a model did not answer: in front of its error, whose status alone says too little."""
+
+    BUSY = "busy"
+    """It does not do that just now."""
+    FAILED = "failed"
+    """Through no fault of the request, and it may fail again."""
+
+
+_MARKED = re.compile(r"teran:([a-z]+): (.*)", re.DOTALL)
+
+
+def mark(reason: Reason, message: str) -> str:
+    """An error's text with its reason in front, for machines."""
+    return f"teran:{reason}: {message}"
+
+
+def read_mark(text: str) -> tuple[str | None, str]:
+    """The reason in front of an error's text, or None, and the text without it."""
+    match = _MARKED.fullmatch(text)
+    return (match[1], match[2]) if match else (None, text)

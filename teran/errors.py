@@ -45,5 +45,9 @@ class GalleryBusyError(GalleryError):
     """A gallery does not take writes just now; the same write may work later."""
 
 
+class GalleryUnreachableError(GalleryError):
+    """A gallery's cluster does not answer; what was asked of it may have been done."""
+
+
 class MissingExtraError(TeranError, ImportError):
     """A part of the project was used whose optional dependencies are not installed."""

@@ -278,13 +278,17 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         *,
         parameters: protocol.Parameters | None = None,
         timeout: Timeout = None,
+        idempotent: bool = True,
     ) -> protocol.Arrays:
+        segment = None
         try:
             async with self._shared.segment(inputs) as segment:
                 request = protocol.infer_request(model, inputs, outputs, parameters, segment)
-                response = await self._channel.call("ModelInfer", request, timeout)
+                response = await self._channel.call(
+                    "ModelInfer", request, timeout, idempotent=idempotent
+                )
         except TeranError as error:
-            if "shared memory" not in str(error):
+            if segment is None or segment.name not in str(error):
                 raise
             # A server that was restarted knows no segments; this request goes without.
             request = protocol.infer_request(model, inputs, outputs, parameters)

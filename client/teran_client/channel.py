@@ -1,16 +1,17 @@
 """One gRPC channel: calls with a deadline, retried where that is safe, errors translated.
 
-Every verb of the client is a pure function of its inputs, so each may be repeated. A call is
-repeated where the server could not be reached or one of its model processes was gone; never where
-it answered that the request is wrong. A server that has answered before is waited for until the
-deadline, as it may be restarting; one that never did is given up after a few tries.
+A call is repeated where it was refused for the moment or its answer was lost; never where the
+server says that the request is wrong. What is not idempotent is repeated only where it surely was
+not begun, and what model processes die of only a few times. A server that has answered before is
+waited for until the deadline, as it may be restarting; one that never did is given up after a few
+tries.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from teran.errors import TeranInputError, TeranServerError, TeranTimeoutError, TeranUnavailableError
+from teran.errors import TeranError, TeranInputError, TeranServerError, TeranUnavailableError
 from teran_client.call import Call
+from teran_client.failures import Failure, Outcome, read_failure
 from teran_client.metrics import ClientMetrics
 from teran_client.tracing import ClientTracing
 
@@ -28,10 +30,9 @@ Observer = ClientMetrics | ClientTracing
 _log = logging.getLogger(__name__)
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
-_GONE = ("is not healthy", "is not ready", "unknown model", "has no available versions", "Stub")
-"""What Triton says of a model whose process died, or that is being loaded."""
-_RESTRICTED = "protocol is restricted"
-"""What Triton says where a header is missing."""
+_MOST_CRASHES = 3
+"""So often a process may die of a request; others die with it, so it is not sent once more."""
+_REPEATABLE = {Outcome.REFUSED, Outcome.LOST, Outcome.CRASHED}
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,13 @@ class Channel:
         return self._stub
 
     async def call(
-        self, method: str, request: Any, timeout: float | None = None, *, retry: bool = True
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None = None,
+        *,
+        retry: bool = True,
+        idempotent: bool = True,
     ) -> Any:
         """Call a method of Triton's inference service.
 
@@ -106,6 +113,7 @@ class Channel:
             request: its message.
             timeout: seconds the call may take, retries included.
             retry: whether to repeat it where the server can't be reached.
+            idempotent: whether doing it twice is as good as once.
 
         Raises:
             TeranInputError: the server refuses the request.
@@ -118,14 +126,15 @@ class Channel:
         with ExitStack() as stack:
             for observer in self._observers:
                 stack.enter_context(observer.call(call))
-            answer = await self._try(call, limit, retry=retry)
+            repeatable = _REPEATABLE if idempotent else {Outcome.REFUSED}
+            answer = await self._try(call, limit, repeatable if retry else set())
             if self._observers:
                 call.received = answer.ByteSize()
             return answer
 
-    async def _try(self, call: Call, limit: float, *, retry: bool) -> Any:
+    async def _try(self, call: Call, limit: float, repeatable: Set[Outcome]) -> Any:
         """Call until there is an answer, an error that stays, or no time left."""
-        started, delay = time.monotonic(), _FIRST_DELAY
+        started, delay, crashes = time.monotonic(), _FIRST_DELAY, 0
         deadline = started + limit
         while True:
             left = deadline - time.monotonic()
@@ -138,17 +147,18 @@ class Channel:
                 _log_call(logging.DEBUG, "answered", call, started)
                 return answer
             except grpc.aio.AioRpcError as error:
-                failure = _translate(error, call, limit)
+                failure = read_failure(error, call, limit)
+            crashes += failure.outcome is Outcome.CRASHED
             pause = delay * (0.5 + random.random())
             if (
-                not retry
-                or not isinstance(failure, TeranUnavailableError)
+                failure.outcome not in repeatable
+                or crashes == _MOST_CRASHES
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
             ):
-                _log_call(logging.INFO, f"failed: {failure}", call, started)
-                raise failure
-            _log_call(logging.WARNING, f"trying again: {failure}", call, started)
+                _log_call(logging.INFO, f"failed: {failure.error}", call, started)
+                raise _final(failure, crashes, repeatable)
+            _log_call(logging.WARNING, f"trying again: {failure.error}", call, started)
             await asyncio.sleep(pause)
             delay = min(delay * 2, _LONGEST_DELAY)
 
@@ -176,17 +186,10 @@ def _log_call(level: int, message: str, call: Call, started: float) -> None:
         _log.log(level, "%s: %s", call.name, message, extra=fields)
 
 
-def _translate(
-    error: grpc.aio.AioRpcError, call: Call, limit: float
-) -> TeranServerError | TeranInputError:
-    code, details, url = error.code(), error.details() or "no details", call.url
-    request = f" (request {call.request_id})" if call.request_id else ""
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TeranTimeoutError(f"no answer from {url} within {limit:g} s{request}")
-    if _RESTRICTED in details:  # which Triton calls unavailable, but it stays so
-        return TeranInputError(f"the server refuses the request: {details}; see `headers`")
-    if code is grpc.StatusCode.UNAVAILABLE or any(mark in details for mark in _GONE):
-        return TeranUnavailableError(f"{url} is not available: {details}")
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return TeranInputError(f"the server refuses the request: {details}")
-    return TeranServerError(f"{url} failed ({code.name.lower()}): {details}{request}")
+def _final(failure: Failure, crashes: int, repeatable: Set[Outcome]) -> TeranError:
+    """The error of a call that is not repeated, which says why where that matters."""
+    if crashes == _MOST_CRASHES:
+        return TeranServerError(f"{failure.error}, {crashes} times with this request")
+    if failure.outcome in (Outcome.LOST, Outcome.CRASHED) and repeatable == {Outcome.REFUSED}:
+        return TeranUnavailableError(f"{failure.error}; it may have been done all the same")
+    return failure.error

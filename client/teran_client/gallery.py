@@ -19,6 +19,8 @@ from teran_client.results import Hit, SearchResult
 
 _POLL = 0.2
 """Seconds between questions whether something long is done."""
+_IDEMPOTENT = {"known", "info", "alias", "job"}
+"""A deletion done twice might take what another client has indexed in between."""
 QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
 Report = dict[str, Any]
@@ -303,6 +305,7 @@ class AsyncGalleryVerbs:
             ("report",),
             parameters={"operation": operation, **named, **parameters},
             timeout=timeout,
+            idempotent=operation in _IDEMPOTENT,
         )
         return [json.loads(report) for report in outputs["report"][:, 0]]
 

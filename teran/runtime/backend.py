@@ -25,6 +25,7 @@ from teran.errors import TeranInputError
 from teran.runtime.environment import THREADS_VARIABLE
 from teran.runtime.metrics import IMAGE_REGIONS, Recorder
 from teran.runtime.request_log import RequestLog
+from teran.runtime.response import error_response
 
 Arrays = dict[str, Any]
 """By name: numpy arrays, unless a backend reads its inputs as something else."""
@@ -117,7 +118,7 @@ class EngineBackend(ABC):
         finally:
             self._record(requests, accepted, refused, failure, perf_counter() - started)
         for i, reason in refused.items():
-            responses[i] = _refuse(str(reason))
+            responses[i] = error_response(reason)
         return responses
 
     def _answer(
@@ -204,8 +205,3 @@ class EngineBackend(ABC):
                 f"the request asks for {cells} cosines; at most {limits['max_cells']} are computed "
                 "at once"
             )
-
-
-def _refuse(reason: str) -> Any:
-    error = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
-    return pb_utils.InferenceResponse(error=error)

@@ -9,7 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from teran.commandline import from_environment
-from teran.errors import GalleryBusyError, TeranError, TeranInputError
+from teran.errors import TeranError, TeranInputError
 from teran.gallery.catalog import Model
 from teran.gallery.opening import open_catalog
 from teran.gallery.protocol.request import Arrays, Request
@@ -17,6 +17,7 @@ from teran.gallery.protocol.service import GalleryService
 from teran.runtime.metrics import SEARCH_SECONDS, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
+from teran.runtime.response import error_response
 from teran.runtime.settings import GallerySettings
 
 _REPORT_EVERY = 1.0
@@ -87,12 +88,6 @@ def _read(request: Any, answer: "Future[Arrays | TeranError]") -> Request | None
 
 
 def _response(answer: Arrays | TeranError) -> Any:
-    if not isinstance(answer, TeranError):
-        tensors = [pb_utils.Tensor(name, value) for name, value in answer.items()]
-        return pb_utils.InferenceResponse(tensors)
-    code = pb_utils.TritonError.INTERNAL
-    if isinstance(answer, TeranInputError):
-        code = pb_utils.TritonError.INVALID_ARG
-    elif isinstance(answer, GalleryBusyError):
-        code = pb_utils.TritonError.UNAVAILABLE
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+    if isinstance(answer, TeranError):
+        return error_response(answer)
+    return pb_utils.InferenceResponse([pb_utils.Tensor(*tensor) for tensor in answer.items()])

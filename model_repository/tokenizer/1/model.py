@@ -14,6 +14,7 @@ from teran.errors import TeranInputError
 from teran.runtime.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
+from teran.runtime.response import error_response
 from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
 
 
@@ -58,7 +59,7 @@ class TritonPythonModel:
         self._recorder.execution(len(captions), len(errors) - errors.count(None), seconds)
         for request, error in zip(requests, errors, strict=True):
             self._log.request(request, seconds, error)
-        return [_refuse(one) if isinstance(one, TeranInputError) else one for one in answers]
+        return [error_response(one) if isinstance(one, TeranInputError) else one for one in answers]
 
     def _answer(self, request: Any, rows: list[Pieces | TeranInputError], accepted_at: int) -> Any:
         """One request's response, padded to its own bucket, or why there is none."""
@@ -90,8 +91,3 @@ def _captions(request: Any) -> list[str]:
 
 def _is_verbatim(request: Any) -> bool:
     return bool(parameters_of(request).get("verbatim", False))
-
-
-def _refuse(error: TeranInputError) -> Any:
-    invalid = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    return pb_utils.InferenceResponse(error=invalid)

@@ -1,0 +1,81 @@
+"""What a failed call means: which of our errors it is, and whether calling again may help.
+
+The status decides, then the reason that our models put in front of their errors. Of Triton's own
+texts only those are read that no status tells apart, and only from their beginning, where nothing
+stands that a client has written.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import grpc
+
+from teran.contract import read_mark
+from teran.errors import TeranInputError, TeranServerError, TeranTimeoutError, TeranUnavailableError
+from teran_client.call import Call
+
+_STEP = re.compile(r"(in ensemble '\w+', )?(\[request id: [^\]]*\] )?")
+"""What Triton puts in front of an error."""
+_CRASHED = re.compile(
+    r"(Failed to process the request\(s\) .*message: )?Stub process '(\w+?)_\d+_\d+'"
+)
+_LOADING = re.compile(
+    r"Request for unknown model: '\w+' (has no available versions|version \d+ is not at ready state)"
+    r"|Server is stopping"
+)
+_RESTRICTED = re.compile(r"This protocol is restricted")
+_UNREACHED = re.compile(r"failed to connect to all addresses")
+
+
+class Outcome(Enum):
+    """What became of a request that failed."""
+
+    FINAL = auto()
+    """It would fail again."""
+    REFUSED = auto()
+    """It was not begun, and may be sent again."""
+    LOST = auto()
+    """It may have been done, or not."""
+    CRASHED = auto()
+    """The process of a model died while it had it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed call."""
+
+    error: TeranServerError | TeranInputError
+    outcome: Outcome = Outcome.FINAL
+
+
+def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failure:
+    """Tell what a failure means.
+
+    Args:
+        error: what gRPC says.
+        call: what was called.
+        limit: seconds it had.
+    """
+    code, details, url = error.code(), error.details() or "no details", call.url
+    prefix = _STEP.match(details)
+    reason, text = read_mark(details[prefix.end() :] if prefix else details)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        named = f" (request {call.request_id})" if call.request_id else ""
+        return Failure(TeranTimeoutError(f"no answer from {url} within {limit:g} s{named}"))
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return Failure(TeranInputError(f"the server refuses the request: {text}"))
+    unavailable = TeranUnavailableError(f"{url} is not available: {text}")
+    if _LOADING.match(text) or (code is grpc.StatusCode.UNAVAILABLE and reason):
+        return Failure(unavailable, Outcome.REFUSED)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if _RESTRICTED.match(text):  # which stays so
+            refused = TeranInputError(f"the server refuses the request: {text}; see `headers`")
+            return Failure(refused)
+        reached = not _UNREACHED.match(text)
+        return Failure(unavailable, Outcome.LOST if reached else Outcome.REFUSED)
+    if reason is None and (crash := _CRASHED.match(text)):
+        unavailable = TeranUnavailableError(f"{url} is not available: {crash[2]} has died")
+        return Failure(unavailable, Outcome.CRASHED)
+    named = f" (request {call.request_id})" if call.request_id else ""
+    return Failure(TeranServerError(f"{url} failed ({code.name.lower()}): {text}{named}"))
