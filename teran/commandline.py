@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_o
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
+from rich.text import Text
 
 import teran
 from teran.errors import TeranError, TeranInputError
@@ -96,10 +97,20 @@ def run(app: App, arguments: Sequence[str] | None = None) -> None:
     except CycloptsError:  # which is shown already
         sys.exit(2)
     except TeranError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, TeranInputError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def printable(text: str) -> str:
+    """Text on one line, with escapes for what a terminal would act on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def plain(text: str) -> Text:
+    """Text for a table, in which nothing is markup."""
+    return Text(printable(text))

@@ -1,7 +1,10 @@
 """What client and server agree on: what a request may hold at most, and what it is called by."""
 
 import re
+import unicodedata
 from enum import StrEnum
+
+from teran.errors import TeranInputError
 
 MAX_CAPTION_BYTES = 64 * 1024
 """Longest caption in bytes; longer ones are refused."""
@@ -9,6 +12,8 @@ USUAL_REGIONS = 36
 """Regions of an image from bottom-up attention. The authors' evaluation pads smaller ones to it."""
 MAX_RESULTS = 1000
 """Most hits of one search."""
+MAX_ID_BYTES = 1024
+"""Longest id of an item, in UTF-8."""
 DEFAULT_GALLERY = "default"
 """The gallery that is meant where none is named."""
 WRITE_KEY_HEADER = "teran-write-key"
@@ -38,3 +43,21 @@ def read_mark(text: str) -> tuple[str | None, str]:
     """The reason in front of an error's text, or None, and the text without it."""
     match = _MARKED.fullmatch(text)
     return (match[1], match[2]) if match else (None, text)
+
+
+def check_id(identifier: object) -> str:
+    """Check an item's id: any text of one line, in any script.
+
+    Raises:
+        TeranInputError: it is not a string, empty, too long, or holds control characters.
+    """
+    if not isinstance(identifier, str) or not identifier:
+        raise TeranInputError(f"id is {identifier!r}, expected a string that is not empty")
+    size = len(identifier.encode("utf-8", "surrogatepass"))
+    if size > MAX_ID_BYTES:
+        raise TeranInputError(
+            f"id {identifier[:32]!r}... has {size} bytes; at most {MAX_ID_BYTES} are accepted"
+        )
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in identifier):
+        raise TeranInputError(f"id {identifier!r} holds a line break or another control character")
+    return identifier

@@ -21,7 +21,7 @@ _CRASHED = re.compile(
     r"(Failed to process the request\(s\) .*message: )?Stub process '(\w+?)_\d+_\d+'"
 )
 _LOADING = re.compile(
-    r"Request for unknown model: '\w+' (has no available versions|version \d+ is not at ready state)"
+    r"Request for unknown model: '\w+' (has no available versions|version \d+ is not at ready)"
     r"|Server is stopping"
 )
 _RESTRICTED = re.compile(r"This protocol is restricted")

@@ -8,7 +8,7 @@ from typing import Any, cast, overload
 
 import numpy as np
 
-from teran.contract import DEFAULT_GALLERY, MAX_RESULTS
+from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id
 from teran.errors import TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
@@ -62,8 +62,10 @@ class Entry:
         Raises:
             TeranInputError: it can't be one.
         """
-        if not isinstance(self.id, str) or not self.id:
-            raise TeranInputError(f"{name}: id is {self.id!r}, expected a string, not empty")
+        try:
+            check_id(self.id)
+        except TeranInputError as error:
+            raise TeranInputError(f"{name}: {error}") from None
         text = self.content if isinstance(self.content, str) else None
         known = {"id": self.id, "uri": self.uri, "text": text, "metadata": dict(self.metadata)}
         try:
@@ -264,6 +266,10 @@ class AsyncGalleryVerbs:
     async def set_alias(self, alias: str, gallery: str, *, timeout: Timeout = None) -> Report:
         """Have `alias` mean `gallery` from now on, for all clients at once."""
         return (await self._operate("alias", gallery, timeout, alias=alias))[0]
+
+    async def remove_alias(self, alias: str, *, timeout: Timeout = None) -> Report:
+        """Have `alias` mean nothing any more; the gallery stays."""
+        return (await self._operate("unalias", None, timeout, alias=alias))[0]
 
     async def drop_gallery(self, gallery: str, *, timeout: Timeout = None) -> Report:
         """Remove a gallery with everything in it."""

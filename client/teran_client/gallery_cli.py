@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from teran.commandline import AsJson
-from teran.contract import DEFAULT_GALLERY, MAX_RESULTS
+from teran.commandline import AsJson, plain, printable
+from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id
 from teran.errors import TeranInputError
 from teran_client.gallery import Entry
 from teran_client.images import ImageRegions, read_sizes
@@ -87,7 +87,7 @@ def index(
     skipped = len(paths) - len(todo)
     print(f"{done} images indexed in {gallery}" + (f", {skipped} were there" if skipped else ""))
     for line in bad[:_LISTED]:
-        print(f"not indexed: {line}", file=sys.stderr)
+        print(f"not indexed: {printable(line)}", file=sys.stderr)
     if len(bad) > _LISTED:
         print(f"and {len(bad) - _LISTED} more", file=sys.stderr)
     return int(bool(bad))
@@ -148,8 +148,9 @@ def _print(result: SearchResult, explain: bool) -> None:
             f"{match.get('word', '')} {match['region']} ({match['cosine']:.2f})"
             for match in hit.matches
         )
-        cells = (str(rank), hit.id, f"{hit.score:.3f}", f"{hit.score_per_word:.3f}", hit.uri or "")
-        table.add_row(*cells, *([words] if explain else []))
+        scores = (f"{hit.score:.3f}", f"{hit.score_per_word:.3f}")
+        cells = (str(rank), plain(hit.id), *scores, plain(hit.uri or ""))
+        table.add_row(*cells, *([plain(words)] if explain else []))
     console = Console()
     console.print(table)
     console.print(
@@ -186,9 +187,9 @@ def info(
     console = Console()
     console.print(table)
     for alias, name in report.get("aliases", {}).items():
-        console.print(f"{alias} is {name}")
-    for reason in report.get("unusable", {}).values():
-        console.print(reason)
+        print(f"{alias} is {name}")
+    for name, reason in report.get("unusable", {}).items():
+        print(f"{printable(name)} can't be used: {printable(reason)}")
 
 
 @gallery_app.command
@@ -260,6 +261,20 @@ def alias(alias: str, gallery: str, /, *, connection: Connection = Connection())
     print(f"{alias} is {gallery}")
 
 
+@gallery_app.command
+def unalias(alias: str, /, *, connection: Connection = Connection()) -> None:
+    """Remove an alias; the gallery it points at stays.
+
+    Example: teran gallery unalias live
+
+    Args:
+        alias: The name searches used.
+    """
+    with connection.client() as client:
+        client.remove_alias(alias)
+    print(f"alias {printable(alias)} removed")
+
+
 class _Rate(ProgressColumn):
     """Images a second."""
 
@@ -318,6 +333,7 @@ def _entries(
     """Every image that can be read; the others go to `bad`."""
     for path in paths:
         try:
+            check_id(path.stem)
             image = ImageRegions.from_files(path, size=sizes.get(path.stem, size))
         except TeranInputError as error:
             bad.append(str(error))

@@ -293,6 +293,10 @@ class TeranClient(BlockingClient):
         """Have `alias` mean `gallery` from now on, for all clients at once."""
         return self._run(self._client.set_alias(alias, gallery, timeout=timeout))
 
+    def remove_alias(self, alias: str, *, timeout: Timeout = None) -> Report:
+        """Have `alias` mean nothing any more; the gallery stays."""
+        return self._run(self._client.remove_alias(alias, timeout=timeout))
+
     def drop_gallery(self, gallery: str, *, timeout: Timeout = None) -> Report:
         """Remove a gallery with everything in it."""
         return self._run(self._client.drop_gallery(gallery, timeout=timeout))

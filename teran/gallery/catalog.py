@@ -143,8 +143,16 @@ class GalleryCatalog(ABC):
         """
 
     @abstractmethod
+    def remove_alias(self, alias: str) -> None:
+        """Have `alias` mean nothing any more.
+
+        Raises:
+            TeranInputError: there is none of that name.
+        """
+
+    @abstractmethod
     def drop(self, name: str) -> None:
-        """Remove a gallery and everything in it.
+        """Remove a gallery, usable or not, and everything in it.
 
         Raises:
             TeranInputError: there is none of that name, or an alias still points at it.

@@ -10,9 +10,9 @@ from uuid import UUID, uuid5
 import numpy as np
 import numpy.typing as npt
 
+from teran.contract import check_id
 from teran.errors import TeranInputError
 
-MAX_ID_BYTES = 1024
 MAX_RECORD_BYTES = 64 * 1024
 """Longest record: id, location, metadata and the rest, as JSON."""
 _SPACE = UUID("8b1f4a9e-6c55-4a53-9c2e-7e1d3f0a5b77")
@@ -94,24 +94,6 @@ class Record:
             raise TeranInputError(f"metadata is {metadata!r}, expected an object")
         _check_metadata(metadata)
         return cls(check_id(content.get("id")), content.get("uri"), content.get("text"), metadata)
-
-
-def check_id(identifier: object) -> str:
-    """Check an item's id.
-
-    Raises:
-        TeranInputError: it is not a string, empty, or too long.
-    """
-    if not isinstance(identifier, str) or not identifier:
-        raise TeranInputError(f"id is {identifier!r}, expected a string that is not empty")
-    size = len(identifier.encode("utf-8", "surrogatepass"))
-    if size > MAX_ID_BYTES:
-        raise TeranInputError(
-            f"id {identifier[:32]!r}... has {size} bytes; at most {MAX_ID_BYTES} are accepted"
-        )
-    if not identifier.isprintable():
-        raise TeranInputError(f"id {identifier!r} holds characters that can't be printed")
-    return identifier
 
 
 def _check_metadata(value: object, depth: int = 0) -> None:

@@ -1,7 +1,9 @@
 """Opens a server's galleries as its settings say: those of a directory, or of a cluster."""
 
 import os
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from teran.errors import GalleryError
 from teran.gallery.catalog import GalleryCatalog, Model
@@ -9,6 +11,9 @@ from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.search.kernels import kernel
 from teran.runtime.environment import THREADS_VARIABLE
 from teran.runtime.settings import GallerySettings
+
+if TYPE_CHECKING:  # it needs torch
+    from teran.gallery.search.device import DeviceCopy
 
 
 def open_catalog(model: Model, settings: GallerySettings) -> GalleryCatalog:
@@ -24,13 +29,25 @@ def open_catalog(model: Model, settings: GallerySettings) -> GalleryCatalog:
 
         client = connect(settings.gallery_url, settings.gallery_api_key)
         return ClusterCatalog(client, model, chosen)
-    directory, flush = settings.gallery, settings.gallery_flush
+    directory, device = settings.gallery, None
     if directory is None:
         raise GalleryError("no directory for the galleries; name one in TERAN_GALLERY")
-    if settings.gallery_device == "cpu":
-        return EmbeddedCatalog(directory, model, chosen, flush=flush)
+    if settings.gallery_device != "cpu":
+        device = _device(settings)
+    return EmbeddedCatalog(
+        directory,
+        model,
+        chosen,
+        flush=settings.gallery_flush,
+        device=device,
+        most_snapshots=settings.gallery_snapshots,
+    )
+
+
+def _device(settings: GallerySettings) -> Callable[[], "DeviceCopy"]:
+    """What makes copies on a device; one that is not there is better reported now than by each."""
     from teran.gallery.search.device import DeviceCopy
 
     copy = partial(DeviceCopy, settings.gallery_device, settings.gallery_precision)
-    copy()  # a device that is not there is better reported now than by every gallery
-    return EmbeddedCatalog(directory, model, chosen, flush=flush, device=copy)
+    copy()
+    return copy

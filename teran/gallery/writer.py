@@ -162,7 +162,7 @@ def _commit(group: Sequence[_Job]) -> None:
             # Of several writes to an id the last one counts.
             latest = {item.id: item for job in group for item in job.upserts}
             result = first.gallery.write(list(latest.values()), group[-1].deletes)
-    except Exception as error:
+    except BaseException as error:  # a panic in the engine is no Exception; the writer must live
         for job in group:
             job.future.set_exception(error)
         return

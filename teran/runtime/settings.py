@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY
 from pathlib import Path
 
-from teran.commandline import options
+from teran.commandline import Positive, options
 
 
 @options
@@ -26,6 +26,8 @@ class GallerySettings(Cluster):
     """Directory of the galleries; by default REPOSITORY.gallery."""
     gallery_flush: bool = False
     """Acknowledge a write only when it would survive a loss of power."""
+    gallery_snapshots: Positive = 100
+    """Snapshots kept in the directory, beyond which none is written."""
     gallery_device: str = "cpu"
     """Where to scan: cpu, cuda or cuda:N."""
     gallery_precision: str = "fp16"

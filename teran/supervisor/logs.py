@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from teran.commandline import printable
+
 _TRITON_LINE = re.compile(r"([EWIF])\d{4} [\d:.]+ +\d+ (\S+)\] *(.*)")
 """Triton's, and those of gRPC inside it."""
 _TRITON_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
@@ -67,16 +69,11 @@ def _text(fields: dict[str, Any]) -> str:
     level, source, message, _ = (fields.pop(k, "") for k in ("level", "source", "message", "time"))
     first = f"{str(level).lower()}: {source}: {message}"
     pairs = [f"{key}={_quoted(str(value))}" for key, value in fields.items()]
-    return " ".join([_printable(first), *map(_printable, pairs)])
+    return " ".join([printable(first), *map(printable, pairs)])
 
 
 def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if re.search(r'[\s="]', value) else value
-
-
-def _printable(text: str) -> str:
-    """Text without line breaks and what else a terminal would act on."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _model_line(line: str) -> dict[str, Any] | None:

@@ -93,6 +93,17 @@ class ClusterCatalog(GalleryCatalog):
             self._client.update_collection_aliases(operations)
         self._refresh()
 
+    def remove_alias(self, alias: str) -> None:
+        self._refresh()
+        if PREFIX + alias not in self._aliases:
+            raise TeranInputError(f"there is no alias {alias[:64]!r}")
+        delete = models.DeleteAlias(alias_name=PREFIX + alias)
+        with translated_errors():
+            self._client.update_collection_aliases(
+                [models.DeleteAliasOperation(delete_alias=delete)]
+            )
+        self._refresh()
+
     def drop(self, name: str) -> None:
         self._refresh()
         pointing = sorted(alias for alias, to in self._aliases.items() if to == PREFIX + name)

@@ -4,6 +4,8 @@ galleries/<name>/gallery.json, store/, compact/
 aliases.json
 snapshots/<name>-<time>.tar
 LOCK                                   held, and named its holder, while a process runs
+
+What is damaged or foreign is set aside and named, and changes nothing for the rest.
 """
 
 import json
@@ -18,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import NAME, GalleryCatalog, Model, check_name, unknown
+from teran.gallery.embedded.files import files_in, rename_durably, write_durably
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery, read_description
 from teran.gallery.embedded.lock import LOCK, lock_directory
+from teran.gallery.embedded.snapshot import extract_snapshot, write_snapshot
+from teran.gallery.embedded.store import engine_errors, require_free
 from teran.gallery.search.kernels import Kernel
 from teran.gallery.search.pooling import Kind
 from teran.gallery.writer import Writer
@@ -29,7 +34,16 @@ if TYPE_CHECKING:  # it needs torch
 
 _UNFINISHED = re.compile(r"\.[a-z0-9][a-z0-9_-]{0,63}\.(new|dropped)")
 """A gallery that was never finished being made, or removed."""
-_OWN = {"galleries", "aliases.json", "aliases.json.new", "snapshots", LOCK, "lost+found"}
+_ALIASES, _DAMAGED_ALIASES = "aliases.json", "aliases.json.damaged"
+_OWN = {
+    "galleries",
+    _ALIASES,
+    "aliases.json.new",
+    _DAMAGED_ALIASES,
+    "snapshots",
+    LOCK,
+    "lost+found",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +58,7 @@ class EmbeddedCatalog(GalleryCatalog):
         *,
         flush: bool = False,
         device: "Callable[[], DeviceCopy] | None" = None,
+        most_snapshots: int = 100,
     ) -> None:
         """Open all galleries of the model.
 
@@ -53,11 +68,13 @@ class EmbeddedCatalog(GalleryCatalog):
             kernel: what scores items.
             flush: whether a write is on the disk before it is acknowledged.
             device: makes the copy on a GPU that is scanned instead.
+            most_snapshots: beyond which none is written.
 
         Raises:
             GalleryError: another process holds the directory, or it holds something foreign.
         """
         self._root, self._model, self._kernel = root, model, kernel
+        self._most_snapshots = most_snapshots
         self._options: dict[str, Any] = {"flush": flush, "device": device}
         self._directory = root / "galleries"
         try:
@@ -66,23 +83,24 @@ class EmbeddedCatalog(GalleryCatalog):
             self._directory.mkdir(exist_ok=True)
         except OSError as error:
             raise GalleryError(f"{root} can't hold galleries: {error}") from error
+        self._unusable: dict[str, GalleryError] = {}
         try:
             self._check_foreign()
-            self._aliases = self._read_aliases()
         except GalleryError:
             self._lock.close()
             raise
+        self._aliases = self._read_aliases()
         self._open: dict[str, EmbeddedGallery] = {}
-        self._unusable: dict[str, GalleryError] = {}
         for path in sorted(self._directory.iterdir()):
             if _UNFINISHED.fullmatch(path.name):
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
                 continue
             try:
+                if not path.is_dir() or not NAME.fullmatch(path.name):
+                    raise GalleryError(f"{path} is no gallery; move it away")
                 self._open[path.name] = self._load(path.name)
             except GalleryError as error:
-                _log.warning("%s", error)
-                self._unusable[path.name] = error
+                self._set_aside(path.name, error)
         self.writer = Writer(self._maintain)
 
     def close(self) -> None:
@@ -93,22 +111,26 @@ class EmbeddedCatalog(GalleryCatalog):
 
     def get(self, name: str) -> EmbeddedGallery:
         name = self._aliases.get(name, name)
-        if name in self._unusable:
-            raise self._unusable[name]
-        if name not in self._open:
-            raise unknown(name, {*self._open, *self._aliases})
-        return self._open[name]
+        if name in self._open:
+            return self._open[name]
+        # While nobody can tell what is an alias, an unknown name may be one.
+        for unusable in (name, _ALIASES):
+            if unusable in self._unusable:
+                raise self._unusable[unusable]
+        raise unknown(name, {*self._open, *self._aliases})
 
     def exists(self, name: str) -> bool:
         name = self._aliases.get(name, name)
-        return name in self._open or name in self._unusable
+        return name in self._open or not {name, _ALIASES}.isdisjoint(self._unusable)
 
     def create(self, name: str, kind: Kind) -> None:
+        directory = self._directory / name
         try:
-            create_gallery(self._directory / name, kind, self._model)
-        except OSError as error:
+            create_gallery(directory, kind, self._model)
+            self._open[name] = self._load(name)
+        except (GalleryError, OSError) as error:
+            shutil.rmtree(directory, ignore_errors=True)  # it is empty, and its name is wanted
             raise GalleryError(f"gallery {name!r} can't be made: {error}") from error
-        self._open[name] = self._load(name)
 
     def set_alias(self, alias: str, name: str) -> None:
         check_name(alias)
@@ -116,25 +138,41 @@ class EmbeddedCatalog(GalleryCatalog):
             raise TeranInputError(f"{alias!r} is a gallery, so it can't be an alias")
         if name not in self._open:
             raise TeranInputError(f"there is no gallery {name[:64]!r} to point {alias!r} at")
-        aliases = {**self._aliases, alias: name}
-        temporary = self._root / "aliases.json.new"
+        self._write_aliases({**self._aliases, alias: name})
+
+    def remove_alias(self, alias: str) -> None:
+        if alias not in self._aliases:
+            raise TeranInputError(f"there is no alias {alias[:64]!r}")
+        self._write_aliases({a: name for a, name in self._aliases.items() if a != alias})
+
+    def _write_aliases(self, aliases: dict[str, str]) -> None:
+        path = self._root / _ALIASES
         try:
-            temporary.write_text(json.dumps(aliases, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self._root / "aliases.json")
+            if _ALIASES in self._unusable and path.exists():
+                path.rename(path.with_name(_DAMAGED_ALIASES))
+            write_durably(path, json.dumps(aliases, indent=1) + "\n")
         except OSError as error:
-            raise GalleryError(f"aliases.json can't be written: {error}") from error
+            raise GalleryError(f"{path} can't be written: {error}") from error
         self._aliases = aliases
+        self._unusable.pop(_ALIASES, None)
 
     def drop(self, name: str) -> None:
         pointing = sorted(alias for alias, target in self._aliases.items() if target == name)
         if pointing:
             raise TeranInputError(f"alias {pointing[0]!r} points at {name!r}; move it first")
-        if name not in self._open:
+        directory = self._directory / name
+        if gallery := self._open.pop(name, None):
+            gallery.close()
+        elif not NAME.fullmatch(name) or name not in self._unusable:
             raise TeranInputError(f"there is no gallery {name[:64]!r} that could be dropped")
-        gallery = self._open.pop(name)
-        gallery.close()
         doomed = self._directory / f".{name}.dropped"
-        gallery.directory.rename(doomed)
+        try:
+            shutil.rmtree(doomed, ignore_errors=True)
+            rename_durably(directory, doomed)
+        except OSError as error:
+            self._set_aside(name, GalleryError(f"{directory} can't be removed: {error}"))
+            raise self._unusable[name] from error
+        self._unusable.pop(name, None)
         shutil.rmtree(doomed, ignore_errors=True)
 
     def snapshot(self, name: str) -> str:
@@ -146,12 +184,13 @@ class EmbeddedCatalog(GalleryCatalog):
         temporary = path.with_suffix(".new")
         try:
             folder.mkdir(exist_ok=True)
-            gallery.store.flush()
-            with tarfile.open(temporary, "w") as archive:
-                for part in ("gallery.json", "store"):
-                    archive.add(gallery.directory / part, part)
-            temporary.rename(path)
-        except Exception as error:  # the store's binding raises plain Exception
+            self._require_room(folder)
+            with engine_errors("its store can't be flushed"):
+                gallery.store.flush()
+            require_free(folder, sum(size for _, size in files_in(gallery.directory / "store")))
+            write_snapshot(gallery.directory, gallery.store.count(), temporary)
+            rename_durably(temporary, path)
+        except (GalleryError, OSError, tarfile.TarError) as error:
             temporary.unlink(missing_ok=True)
             raise GalleryError(f"the snapshot {path} can't be written: {error}") from error
         return str(path)
@@ -164,24 +203,28 @@ class EmbeddedCatalog(GalleryCatalog):
         path = self._root / "snapshots" / Path(file).name
         if not path.is_file():
             raise TeranInputError(f"there is no snapshot {path.name[:200]!r}")
-        temporary = self._directory / f".{name}.new"
+        directory, temporary = self._directory / name, self._directory / f".{name}.new"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            with tarfile.open(path) as archive:
-                archive.extractall(temporary, filter="data")
+            require_free(self._directory, path.stat().st_size)
+            items = extract_snapshot(path, temporary)
             read_description(temporary).check(name, self._model)
-            temporary.rename(self._directory / name)
-        except (OSError, tarfile.TarError) as error:
-            raise GalleryError(f"the snapshot {path} can't be restored: {error}") from error
-        finally:
+            rename_durably(temporary, directory)
+            restored = self._load(name)
+            if len(restored) != items:
+                restored.close()
+                raise GalleryError(f"it holds {len(restored)} items instead of {items}")
+        except (GalleryError, OSError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._open[name] = self._load(name)
-        return self._open[name]
+            shutil.rmtree(directory, ignore_errors=True)
+            raise GalleryError(f"the snapshot {path} can't be restored: {error}") from error
+        self._open[name] = restored
+        return restored
 
     def info(self) -> dict[str, Any]:
         return {
-            "galleries": [gallery.info() for gallery in self._open.values()],
-            "unusable": {name: str(error) for name, error in self._unusable.items()},
+            "galleries": [gallery.info() for gallery in list(self._open.values())],
+            "unusable": {name: str(error) for name, error in list(self._unusable.items())},
             "aliases": self._aliases,
             "kernel": self._kernel.name,
         }
@@ -191,26 +234,53 @@ class EmbeddedCatalog(GalleryCatalog):
             self._directory / name, name, self._model, self._kernel, **self._options
         )
 
+    def _set_aside(self, name: str, error: GalleryError) -> None:
+        _log.warning("%s", error)
+        self._unusable[name] = error
+
+    def _require_room(self, folder: Path) -> None:
+        """Refuse a snapshot beyond the quota.
+
+        Raises:
+            GalleryError: there are too many already.
+        """
+        there = len(list(folder.glob("*.tar")))
+        if there >= self._most_snapshots:
+            raise GalleryError(
+                f"there are {there} snapshots in {folder}; remove old ones, or allow more with "
+                "--gallery-snapshots"
+            )
+
     def _check_foreign(self) -> None:
+        """Name what is no part of galleries; a directory without any is somebody else's.
+
+        Raises:
+            GalleryError: it is.
+        """
+        is_new = not any(self._directory.iterdir())
         for path in self._root.iterdir():
             if path.name not in _OWN:
-                raise GalleryError(
+                error = GalleryError(
                     f"{path} is no part of a gallery; choose another directory, or move it away"
                 )
-        for path in self._directory.iterdir():
-            known = NAME.fullmatch(path.name) or _UNFINISHED.fullmatch(path.name)
-            if not path.is_dir() or not known:
-                raise GalleryError(f"{path} is no gallery; move it away")
+                if is_new:
+                    raise error
+                self._set_aside(path.name, error)
 
     def _read_aliases(self) -> dict[str, str]:
-        path = self._root / "aliases.json"
+        path = self._root / _ALIASES
         if not path.exists():
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return {str(alias): str(name) for alias, name in content.items()}
         except (OSError, ValueError, AttributeError) as error:
-            raise GalleryError(f"{path} can't be read: {error}; nothing was changed") from error
+            problem = GalleryError(
+                f"{path} can't be read: {error}; galleries go by their own names until an alias is "
+                "set again"
+            )
+            self._set_aside(_ALIASES, problem)
+            return {}
 
     def _maintain(self) -> None:
         for gallery in list(self._open.values()):

@@ -1,14 +1,20 @@
 """Keeps the copy that searches read in files, so that the next start need not read the store.
 
 Every array of a chunk has a file that a write goes to as well, and a journal says which item is in
-which slot. All that is a cache: what does not fit the store is dropped when it is read, and a full
-disk only makes the next start slower.
+which slot, with checksums of what was written there. All that is a cache: what does not fit the
+store or its checksum is dropped when it is read, and a full disk only makes the next start slower.
+
+    chunk 0 36 14563                              number, rows of an item, capacity
+    slot 0 17 8b1f4a9e... 42 3141592653           chunk, slot, item, version, checksum
+    bounds 0 17 2718281828                        chunk, slot, checksum
+    basis 1618033988                              checksum; bounds before it mean nothing
 """
 
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 from uuid import UUID
@@ -16,9 +22,11 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from teran.gallery.search.compact import Arrays, Chunk, Compact, Place
+from teran.gallery.embedded.files import write_all
+from teran.gallery.search.compact import LARGEST_CHUNK, Arrays, Chunk, Compact, Place
 from teran.gallery.search.pruning import Basis
 
+_ROWS = ("exact", "int8", "scale")
 _BOUNDS = ("prefix", "prefix_scale", "residual", "slack")
 _log = logging.getLogger(__name__)
 
@@ -45,8 +53,8 @@ class PersistentCompact(Compact):
         directory.mkdir(parents=True, exist_ok=True)
         try:
             compact._read(versions)
-        except (OSError, ValueError, KeyError) as error:
-            _log.warning("%s can't be used: %s; making it again", directory, error)
+        except Exception as error:  # whatever it holds, the store has everything
+            _log.warning("%s can't be used: %r; making it again", directory, error)
             compact = cls(directory, dim)
             for path in _own_files(directory):
                 path.unlink()
@@ -67,7 +75,7 @@ class PersistentCompact(Compact):
         self._persist(lambda: self._write_bounds(basis))
 
     def close(self) -> None:
-        """Bring the files to the disk and note that they are whole."""
+        """Bring the files to the disk."""
         for file in self._files.values():
             os.fsync(file)
         self._close_files()
@@ -76,7 +84,6 @@ class PersistentCompact(Compact):
             os.fsync(self._journal.fileno())
             self._journal.close()
             self._journal = None
-            (self._directory / "clean").touch()
 
     def _persist(self, write: Callable[[], None]) -> None:
         """Write, or go on without files; the store has everything."""
@@ -105,7 +112,7 @@ class PersistentCompact(Compact):
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         slot_bytes = chunk.arrays[name][0].nbytes
-        os.pwrite(self._files[path], np.ascontiguousarray(value).data, slot * slot_bytes)
+        write_all(self._files[path], np.ascontiguousarray(value).data, slot * slot_bytes)
 
     def _write_slot(self, chunk: Chunk, slot: int, arrays: Arrays) -> None:
         """Write an item, and only then say where it is."""
@@ -114,16 +121,17 @@ class PersistentCompact(Compact):
         for name, value in arrays.items():
             self._write(chunk, name, slot, value)
         self._note(_slot_line(chunk, slot))
+        if self.basis:
+            self._note(_bounds_line(chunk, slot))
         self._noted = len(self.chunks)
 
     def _write_bounds(self, basis: Basis) -> None:
-        """Write the bounds of all items; the basis, without which they are not read, comes last."""
-        file = self._directory / "basis.npy"
-        file.unlink(missing_ok=True)
+        """Write a basis and the bounds of all items by it."""
+        np.save(self._directory / "basis.npy", basis.columns)
         for chunk in self.chunks:
             for name in _BOUNDS:
                 self._write(chunk, name, 0, chunk.arrays[name][: len(chunk)])
-        np.save(file, basis.columns)
+        self._note("".join(self._bounds_lines(basis)))
 
     def _note(self, line: str) -> None:
         assert self._journal is not None
@@ -131,7 +139,6 @@ class PersistentCompact(Compact):
         self._journal.flush()
 
     def _open_journal(self) -> None:
-        (self._directory / "clean").unlink(missing_ok=True)
         journal, temporary = self._directory / "journal", self._directory / "journal.new"
         with temporary.open("w", encoding="ascii") as file:
             file.writelines(self._lines())
@@ -144,23 +151,23 @@ class PersistentCompact(Compact):
         yield from map(_chunk_line, self.chunks)
         for chunk, slot in self.places.values():
             yield _slot_line(chunk, slot)
+        if self.basis:
+            yield from self._bounds_lines(self.basis)
+
+    def _bounds_lines(self, basis: Basis) -> Iterator[str]:
+        yield f"basis {zlib.crc32(basis.columns.data)}\n"
+        for chunk, slot in self.places.values():
+            yield _bounds_line(chunk, slot)
 
     def _read(self, versions: Mapping[UUID, int]) -> None:
-        journal = self._directory / "journal"
-        if not journal.is_file():
-            return
-        slots: list[dict[int, tuple[UUID, int, int]]] = []
-        for line in journal.read_text(encoding="ascii").splitlines():
-            what, number, *rest = line.split()
-            if what == "chunk":
-                self.chunks.append(Chunk(int(number), int(rest[0]), int(rest[1])))
-                slots.append({})
-            else:
-                slots[int(number)][int(rest[0])] = UUID(hex=rest[1]), int(rest[2]), int(rest[3])
-        clean = (self._directory / "clean").is_file()
+        journal = _Journal.read(self._directory / "journal")
         basis_file = self._directory / "basis.npy"
-        basis = Basis(np.load(basis_file)) if basis_file.is_file() else None
-        for chunk, held in zip(self.chunks, slots, strict=True):
+        basis = Basis(np.load(basis_file)) if journal.basis and basis_file.is_file() else None
+        if basis and zlib.crc32(basis.columns.data) != journal.basis:
+            basis = None
+        for number, (length, capacity) in enumerate(journal.chunks):
+            chunk, held = Chunk(number, length, capacity), journal.slots[number]
+            self.chunks.append(chunk)
             used, rows = max(held, default=-1) + 1, (chunk.length,)
             self._read_array(chunk, "exact", np.float16, (*rows, self.dim), used)
             self._read_array(chunk, "int8", np.uint8, (*rows, self.dim), used)
@@ -172,9 +179,11 @@ class PersistentCompact(Compact):
                     self._read_array(chunk, name, np.float32, rows, used)
             chunk.points, chunk.versions = [None] * used, [0] * used
             for slot, (point, version, check) in held.items():
-                if versions.get(point) == version and (clean or _check(chunk, slot) == check):
+                if versions.get(point) == version and _check(chunk, slot) == check:
                     self.places[point] = chunk, slot
                     chunk.occupy(slot, point, version, 1)
+                    if basis and _check_bounds(chunk, slot) != journal.bounds.get((number, slot)):
+                        chunk.put(slot, basis.rows(chunk.arrays["exact"][slot].astype(np.float32)))
             chunk.free = [slot for slot in range(used) if not chunk.present[slot]]
         self.basis = basis
 
@@ -207,12 +216,72 @@ def _slot_line(chunk: Chunk, slot: int) -> str:
     return f"slot {chunk.number} {slot} {point.hex} {chunk.versions[slot]} {_check(chunk, slot)}\n"
 
 
+def _bounds_line(chunk: Chunk, slot: int) -> str:
+    return f"bounds {chunk.number} {slot} {_check_bounds(chunk, slot)}\n"
+
+
 def _check(chunk: Chunk, slot: int) -> int:
-    return zlib.crc32(chunk.arrays["exact"][slot].data)
+    return _checksum(chunk, slot, _ROWS)
+
+
+def _check_bounds(chunk: Chunk, slot: int) -> int:
+    return _checksum(chunk, slot, _BOUNDS)
+
+
+def _checksum(chunk: Chunk, slot: int, names: Iterable[str]) -> int:
+    value = 0
+    for name in names:
+        value = zlib.crc32(chunk.arrays[name][slot].data, value)
+    return value
+
+
+@dataclass
+class _Journal:
+    """What a journal says; its last words count."""
+
+    chunks: list[tuple[int, int]] = field(default_factory=list)
+    """Rows of an item, and capacity."""
+    slots: list[dict[int, tuple[UUID, int, int]]] = field(default_factory=list)
+    """For every chunk, by slot: item, version, checksum."""
+    bounds: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Checksums by chunk and slot."""
+    basis: int | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "_Journal":
+        """Read as far as it can be made sense of: the rest was being written, or is damaged."""
+        journal = cls()
+        if path.is_file():
+            for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+                try:
+                    journal._take(*line.split())
+                except (ValueError, TypeError, IndexError) as error:
+                    _log.warning("%s: %r can't be read: %s", path, line[:80], error)
+                    break
+        return journal
+
+    def _take(self, what: str, *words: str) -> None:
+        match what, words:
+            case "chunk", (number, length, capacity):
+                if int(number) != len(self.chunks) or not 0 < int(capacity) <= LARGEST_CHUNK:
+                    raise ValueError("no such chunk")
+                self.chunks.append((int(length), int(capacity)))
+                self.slots.append({})
+            case "slot", (number, slot, point, version, check):
+                chunk = int(number)
+                if not 0 <= int(slot) < self.chunks[chunk][1]:
+                    raise ValueError("no such slot")
+                self.slots[chunk][int(slot)] = UUID(hex=point), int(version), int(check)
+            case "bounds", (number, slot, check):
+                self.bounds[int(number), int(slot)] = int(check)
+            case "basis", (check,):
+                self.basis = int(check)
+                self.bounds.clear()
+            case _:
+                raise ValueError("an unknown line")
 
 
 def _own_files(directory: Path) -> list[Path]:
-    names = ("exact", "int8", "scale", *_BOUNDS)
-    found = [path for name in names for path in directory.glob(f"*.{name}")]
-    others = ("journal", "journal.new", "clean", "basis.npy")
+    found = [path for name in (*_ROWS, *_BOUNDS) for path in directory.glob(f"*.{name}")]
+    others = ("journal", "journal.new", "basis.npy")
     return found + [directory / name for name in others if (directory / name).exists()]

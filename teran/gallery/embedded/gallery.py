@@ -17,6 +17,7 @@ import numpy.typing as npt
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Description, Model
 from teran.gallery.embedded.compact_files import PersistentCompact
+from teran.gallery.embedded.files import files_in, rename_durably, write_durably
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item, point_of
 from teran.gallery.search.compact import prepare
@@ -174,9 +175,7 @@ class EmbeddedGallery:
             "generation": self._compact.generation,
             "model": asdict(self.model),
             "bytes_in_memory": self._compact.memory_bytes(),
-            "bytes_on_disk": sum(
-                path.stat().st_size for path in self.directory.rglob("*") if path.is_file()
-            ),
+            "bytes_on_disk": sum(size for _, size in files_in(self.directory)),
             "bounds": self._compact.basis.length if self._compact.basis else None,
         }
 
@@ -204,8 +203,8 @@ def create_gallery(directory: Path, kind: Kind, model: Model) -> None:
     temporary = directory.with_name(f".{directory.name}.new")
     temporary.mkdir(parents=True, exist_ok=True)
     description = Description(kind.value, asdict(model))
-    (temporary / "gallery.json").write_text(json.dumps(asdict(description), indent=1) + "\n")
-    temporary.rename(directory)
+    write_durably(temporary / "gallery.json", json.dumps(asdict(description), indent=1) + "\n")
+    rename_durably(temporary, directory)
 
 
 def read_description(directory: Path) -> Description:
@@ -216,6 +215,9 @@ def read_description(directory: Path) -> Description:
     """
     path = directory / "gallery.json"
     try:
-        return Description(**json.loads(path.read_text(encoding="utf-8")))
+        description = Description(**json.loads(path.read_text(encoding="utf-8")))
+        Kind(description.kind)
+        Model(**description.model)
+        return description
     except (OSError, ValueError, TypeError) as error:
         raise GalleryError(f"{path} can't be read: {error}; nothing was changed") from error

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
-from teran.errors import GalleryError
+from teran.errors import GalleryError, TeranInputError
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
 from teran.gallery.layout import VECTORS, item_of, payload_of
@@ -30,6 +31,37 @@ _BYTES_PER_VALUE = 16
 """What a value may take on the disk while it is in the log as well."""
 _FLUSH_INTERVAL = 2.0
 """Seconds; the log of what was not flushed is read again at the next start."""
+
+
+@contextmanager
+def engine_errors(what: str) -> Iterator[None]:
+    """Turn whatever the engine raises into our error.
+
+    Its binding raises plain `Exception`, and for a panic inside it something that is none.
+
+    Raises:
+        GalleryError: the block failed.
+    """
+    try:
+        yield
+    except (GalleryError, TeranInputError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise GalleryError(f"{what}: {error}") from error
+
+
+def require_free(directory: Path, size: int) -> None:
+    """Refuse to write so many bytes where they would not leave the reserve free.
+
+    Raises:
+        GalleryError: they would not.
+    """
+    free, needed = shutil.disk_usage(directory).free, RESERVE + size
+    if free < needed:
+        raise GalleryError(
+            f"the disk of {directory} is nearly full: {free >> 20} MiB are free, "
+            f"{needed >> 20} MiB are needed to write safely; nothing was written"
+        )
 
 
 class GalleryStore:
@@ -47,17 +79,13 @@ class GalleryStore:
         self._writing = threading.Lock()
         self.embed_dim = embed_dim
         exists = directory.is_dir() and any(directory.iterdir())
-        try:
+        with engine_errors(f"{directory} can't be opened as a gallery's store"):
             if exists:
                 self._shard = edge.EdgeShard.load(str(directory))
             else:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
-        except Exception as error:  # the binding raises plain Exception
-            raise GalleryError(
-                f"{directory} can't be opened as a gallery's store: {error}; nothing was changed"
-            ) from error
-        self._version = max((version for _, version in self.versions()), default=0)
+            self._version = max((version for _, version in self.versions()), default=0)
 
     def close(self) -> None:
         """Flush and close."""
@@ -72,7 +100,7 @@ class GalleryStore:
             GalleryError: they can't be written, for example because the disk is full.
         """
         values = sum(item.rows.size for item in items)
-        self._require(RESERVE + values * _BYTES_PER_VALUE)
+        require_free(self._directory, values * _BYTES_PER_VALUE)
         with self._writing:
             written = []
             for item in items:
@@ -91,27 +119,16 @@ class GalleryStore:
         Raises:
             GalleryError: the deletion can't be written.
         """
-        self._require(RESERVE // 4)
+        require_free(self._directory, -RESERVE * 3 // 4)
         with self._writing:
             self._update(edge.UpdateOperation.delete_points([str(point) for point in points]))
 
-    def _require(self, size: int) -> None:
-        """Refuse a write that might not fit on the disk."""
-        free = shutil.disk_usage(self._directory).free
-        if free < size:
-            raise GalleryError(
-                f"the disk of {self._directory} is nearly full: {free >> 20} MiB are free, "
-                f"{size >> 20} MiB are needed to write safely; nothing was written"
-            )
-
     def _update(self, operation: edge.UpdateOperation) -> None:
-        try:
+        with engine_errors(f"{self._directory} can't be written"):
             self._shard.update(operation)
             self._unflushed = True
             if self._flush:
                 self.flush()
-        except Exception as error:
-            raise GalleryError(f"{self._directory} can't be written: {error}") from error
 
     def flush_if_due(self) -> None:
         """Flush what has waited long enough, so that a restart has little to read again.
@@ -120,11 +137,8 @@ class GalleryStore:
             GalleryError: it can't be written.
         """
         if self._unflushed and time.monotonic() - self._flushed > _FLUSH_INTERVAL:
-            with self._writing:
-                try:
-                    self.flush()
-                except Exception as error:
-                    raise GalleryError(f"{self._directory} can't be flushed: {error}") from error
+            with self._writing, engine_errors(f"{self._directory} can't be flushed"):
+                self.flush()
 
     def flush(self) -> None:
         """Bring everything to the disk."""
@@ -148,9 +162,10 @@ class GalleryStore:
         """Those of the items that are there; without rows much faster."""
         if not points:
             return {}
-        records = self._shard.retrieve(
-            [str(point) for point in points], with_payload=True, with_vector=with_rows
-        )
+        with engine_errors(f"{self._directory} can't be read"):
+            records = self._shard.retrieve(
+                [str(point) for point in points], with_payload=True, with_vector=with_rows
+            )
         found = map(item_of, records)
         return {item.point: item for item in found}
 
@@ -166,9 +181,9 @@ class GalleryStore:
     def _scroll(self, page: int, **options: Any) -> Iterator[Any]:
         offset = None
         while True:
-            records, offset = self._shard.scroll(
-                edge.ScrollRequest(offset=offset, limit=page, **options)
-            )
+            request = edge.ScrollRequest(offset=offset, limit=page, **options)
+            with engine_errors(f"{self._directory} can't be read"):
+                records, offset = self._shard.scroll(request)
             yield from records
             if offset is None:
                 return

@@ -24,7 +24,7 @@ from teran.gallery.search.query import Query, SearchResult
 from teran.runtime import metrics
 from teran.runtime.metrics import Recorder
 
-_WRITES = {"upsert", "delete", "alias", "drop", "snapshot", "restore"}
+_WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
 _Set = tuple[Floats, Sequence[str]]
 """A query's rows and, of a sentence, their word pieces."""
 
@@ -50,6 +50,7 @@ class GalleryService:
             "known": self._known,
             "info": self._info,
             "alias": self._alias,
+            "unalias": self._unalias,
             "drop": self._drop,
             "snapshot": self._snapshot,
             "restore": self._restore,
@@ -222,6 +223,11 @@ class GalleryService:
         alias = request.get("alias", str, "")
         done = self._galleries.writer.run(lambda: self._galleries.set_alias(alias, request.gallery))
         self._later(request, done, lambda _: {"alias": alias, "gallery": request.gallery})
+
+    def _unalias(self, request: Request) -> None:
+        alias = request.get("alias", str, "")
+        done = self._galleries.writer.run(lambda: self._galleries.remove_alias(alias))
+        self._later(request, done, lambda _: {"removed": alias})
 
     def _drop(self, request: Request) -> None:
         done = self._galleries.writer.run(lambda: self._galleries.drop(request.gallery))

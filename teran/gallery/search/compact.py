@@ -19,7 +19,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 Place = tuple["Chunk", int]
 """A chunk and a slot in it."""
 _CHUNK_BYTES = 1 << 28
-_MAX_SLOTS = 1 << 14
+LARGEST_CHUNK = 1 << 14
+"""Slots."""
 
 
 def prepare(rows: npt.NDArray[np.float16], basis: Basis | None) -> Arrays:
@@ -127,7 +128,7 @@ class Compact:
         length = len(arrays["exact"])
         chunk = next((c for c in self.chunks if c.length == length and c.has_room), None)
         if chunk is None:
-            capacity = max(64, min(_MAX_SLOTS, _CHUNK_BYTES // (length * self.dim * 2)))
+            capacity = max(64, min(LARGEST_CHUNK, _CHUNK_BYTES // (length * self.dim * 2)))
             chunk = Chunk(len(self.chunks), length, capacity)
             self.chunks.append(chunk)
         slot = chunk.free.pop() if chunk.free else chunk.add_slot()

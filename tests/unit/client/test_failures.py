@@ -66,11 +66,11 @@ class Failing(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     def __init__(self, code: Code, details: str) -> None:
         self.code, self.details, self.calls = code, details, 0
 
-    async def ModelInfer(self, _request: object, context: grpc.aio.ServicerContext) -> object:
+    async def ModelInfer(self, _request: object, context: grpc.aio.ServicerContext) -> object:  # noqa: N802
         self.calls += 1
         return await context.abort(self.code, self.details)
 
-    async def ModelConfig(self, _request: object, _context: grpc.aio.ServicerContext) -> object:
+    async def ModelConfig(self, _request: object, _context: grpc.aio.ServicerContext) -> object:  # noqa: N802
         answer = pb.ModelConfigResponse()
         answer.config.max_batch_size = 8
         answer.config.input.add(name="region_features", dims=[-1, 4])

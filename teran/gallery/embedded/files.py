@@ -1,0 +1,76 @@
+"""Files that are there whole or not at all, also after a loss of power."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file; on return it is on the disk, and before that the old one is.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    rename_durably(temporary, path)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename within one file system; on return the new name is on the disk.
+
+    Raises:
+        OSError: it can't be done.
+    """
+    source.rename(target)
+    sync_directory(target.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring a directory's names to the disk.
+
+    Raises:
+        OSError: it can't be done.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of some bytes at an offset, in as many steps as the system takes.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    data = data.cast("B")
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def files_in(directory: Path) -> Iterator[tuple[Path, int]]:
+    """All files below a directory with their sizes; what goes away meanwhile is left out."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                yield path, path.stat().st_size
+            except FileNotFoundError:
+                continue
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
