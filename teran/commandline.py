@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
 from io import TextIOWrapper
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_origin
+from unicodedata import category
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
@@ -108,7 +109,12 @@ def run(app: App, arguments: Sequence[str] | None = None) -> None:
 
 def printable(text: str) -> str:
     """Text on one line, with escapes for what a terminal would act on."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    """Whether it can be shown: joined emoji and wide spaces too, direction marks not."""
+    return character.isprintable() or character == "\u200d" or category(character) == "Zs"
 
 
 def plain(text: str) -> Text:

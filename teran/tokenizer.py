@@ -27,6 +27,10 @@ MAX_WORD_PIECES = 96
 """Longest caption in word pieces, [CLS] and [SEP] included; longer ones are truncated."""
 WORD_BUCKETS = (16, 32, 64, 96)
 """Lengths captions are padded to. Few of them, because Triton batches equal shapes only."""
+_FIRST_READ, _READ_ON = 1024, 4
+"""Characters of a caption that are tokenized first, and how many times more where they are few."""
+_MARGIN = 16
+"""Characters, more than a special token has."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -90,15 +94,15 @@ def _is_punctuation(token: str) -> bool:
     )
 
 
-def decode_caption(data: bytes | str) -> str:
+def decode_caption(data: bytes | str, most_bytes: int = MAX_CAPTION_BYTES) -> str:
     """Turn what a client sent into a caption.
 
     Raises:
         TeranInputError: it is empty, too long, or not UTF-8.
     """
     size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
-    if size > MAX_CAPTION_BYTES:
-        raise TeranInputError(f"caption has {size} bytes; at most {MAX_CAPTION_BYTES} are accepted")
+    if size > most_bytes:
+        raise TeranInputError(f"caption has {size} bytes; at most {most_bytes} are accepted")
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         text.encode("utf-8")
@@ -158,8 +162,33 @@ class CaptionTokenizer:
         Returns:
             For every caption its pieces, or why it can't be used.
         """
-        encodings = self._tokenizer.encode_batch(list(captions))
+        encodings = self._encode(captions)
         return [self._close(*row) for row in zip(encodings, verbatim, strict=True)]
+
+    def _encode(self, captions: Sequence[str]) -> list[Encoding]:
+        """Captions as pieces: all, or more than are kept, as long ones are not read to their end.
+
+        What was read of a caption may end within a word or a special token, so what stands at its
+        end does not count.
+        """
+        result: dict[int, Encoding] = {}
+        left, length = list(range(len(captions))), _FIRST_READ
+        while left:
+            encodings = self._tokenizer.encode_batch([captions[i][:length] for i in left])
+            result |= {
+                i: encoding
+                for i, encoding in zip(left, encodings, strict=True)
+                if len(captions[i]) <= length or self._is_enough(encoding, length)
+            }
+            left = [i for i in left if i not in result]
+            length *= _READ_ON
+        return [result[i] for i in range(len(captions))]
+
+    def _is_enough(self, encoding: Encoding, length: int) -> bool:
+        if len(encoding) <= self._limit + 1:
+            return False
+        ends_in_last_word = encoding.word_ids[self._limit] == encoding.word_ids[-2]
+        return not ends_in_last_word and encoding.offsets[self._limit][1] <= length - _MARGIN
 
     def pad(self, rows: Sequence[Pieces]) -> TokenBatch:
         """Pad captions to the bucket of the longest."""

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from teran.commandline import AsJson, Positive, new_app, run
+from teran.commandline import AsJson, Positive, new_app, plain, run
 from teran.errors import TeranInputError
 from teran_client import gallery_cli
 from teran_client.images import Floats, ImageRegions, read_directory
@@ -128,7 +128,7 @@ def _print_match(result: Match, as_json: bool) -> None:
         return
     table = Table("word", "best region", "cosine")
     for word, region, cosine in best:
-        table.add_row(word, str(region), f"{cosine:.3f}")
+        table.add_row(plain(word), str(region), f"{cosine:.3f}")
     console = Console()
     console.print(f"score {result.score:.3f}, {result.score_per_word:.3f} per word")
     console.print(table)
@@ -164,7 +164,12 @@ def rank(
         return
     table = Table("rank", "image", "score", "per word")
     for position, entry in enumerate(ranking, start=1):
-        row = (str(position), entry.name, f"{entry.score:.3f}", f"{entry.score_per_word:.3f}")
+        row = (
+            str(position),
+            plain(entry.name),
+            f"{entry.score:.3f}",
+            f"{entry.score_per_word:.3f}",
+        )
         table.add_row(*row)
     Console().print(table)
 

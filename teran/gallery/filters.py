@@ -7,13 +7,17 @@
 """
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from math import isfinite
+from typing import Any, Protocol, TypeGuard
 
 from teran.errors import TeranInputError
 
 MAX_FILTER_BYTES = 1 << 20
 _BOUNDS = ("gt", "gte", "lt", "lte")
+_PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
+_INTEGERS = range(-(2**63), 2**63)
 
 
 def parse_where(data: str | bytes) -> dict[str, Any]:
@@ -59,6 +63,10 @@ def to_filter(where: Mapping[str, Any], dialect: Dialect) -> Any:
 
 def _condition(key: str, test: object, dialect: Dialect) -> Any:
     path = f"metadata.{key}"
+    if not _PATH.fullmatch(key):
+        raise TeranInputError(
+            f"where[{key[:64]!r}]: keys have letters, digits, _ and -, and dots in between"
+        )
     if isinstance(test, dict):
         if set(test) == {"in"} and isinstance(test["in"], list):
             return _one_of(key, test["in"], dialect)
@@ -69,19 +77,23 @@ def _condition(key: str, test: object, dialect: Dialect) -> Any:
             f'where[{key!r}] is {str(test)[:80]}; expected a value, {{"in": [...]}}, or numbers '
             f"for {', '.join(_BOUNDS)}"
         )
-    if isinstance(test, float):
+    if isinstance(test, float) and isfinite(test):
         return dialect.within(path, {"gte": test, "lte": test, "gt": None, "lt": None})
     if isinstance(test, bool):
         return dialect.equals(f"flags.{key}", _word(test))
-    if isinstance(test, str | int):
+    if _is_word(test):
         return dialect.equals(path, test)
-    raise TeranInputError(f"where[{key!r}] is {test!r}, expected text, a number, true or false")
+    raise TeranInputError(
+        f"where[{key!r}] is {str(test)[:80]!r}, expected text, a number of 64 bits, true or false"
+    )
 
 
 def _one_of(key: str, values: list[Any], dialect: Dialect) -> Any:
     """Values of several types are alternatives of each type."""
-    if not all(isinstance(value, str | int) for value in values):
-        raise TeranInputError(f"where[{key!r}]: 'in' takes texts, whole numbers, true or false")
+    if not all(map(_is_word, values)):
+        raise TeranInputError(
+            f"where[{key!r}]: 'in' takes texts, whole numbers of 64 bits, true or false"
+        )
     texts = [value for value in values if isinstance(value, str)]
     numbers = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
     truths = [_word(value) for value in values if isinstance(value, bool)]
@@ -115,4 +127,13 @@ def _word(truth: bool) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) if isinstance(value, float) else value in _INTEGERS
+
+
+def _is_word(value: object) -> TypeGuard[str | int]:
+    """Whether it is a text that can be written as UTF-8, or an integer of 64 bits."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, int) and value in _INTEGERS

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -13,8 +14,6 @@ import numpy.typing as npt
 from teran.contract import check_id
 from teran.errors import TeranInputError
 
-MAX_RECORD_BYTES = 64 * 1024
-"""Longest record: id, location, metadata and the rest, as JSON."""
 _SPACE = UUID("8b1f4a9e-6c55-4a53-9c2e-7e1d3f0a5b77")
 _KEY = re.compile(r"[\w-]+")
 _INTEGERS = range(-(2**63), 2**63)
@@ -65,15 +64,15 @@ class Record:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, data: bytes | str) -> "Record":
+    def parse(cls, data: bytes | str, most_bytes: int = 65536) -> "Record":
         """Read a record's JSON.
 
         Raises:
             TeranInputError: it is not one; the message names what is wrong.
         """
-        if len(data) > MAX_RECORD_BYTES:
+        if len(data) > most_bytes:
             raise TeranInputError(
-                f"record has {len(data)} bytes; at most {MAX_RECORD_BYTES} are accepted"
+                f"record has {len(data)} bytes; at most {most_bytes} are accepted"
             )
         try:
             content = json.loads(data, parse_constant=_refuse_constant)
@@ -87,11 +86,12 @@ class Record:
                 f"record has {sorted(unknown)}; it may have id, uri, text and metadata"
             )
         for key in ("uri", "text"):
-            if not isinstance(content.get(key), str | None):
-                raise TeranInputError(f"record's {key} is {content[key]!r}, expected a string")
+            text = content.get(key)
+            if not isinstance(text, str | None) or not _is_unicode(text or ""):
+                raise TeranInputError(f"record's {key} is {str(text)[:64]!r}, expected a string")
         metadata = content.get("metadata") or {}
         if not isinstance(metadata, dict):
-            raise TeranInputError(f"metadata is {metadata!r}, expected an object")
+            raise TeranInputError(f"metadata is {str(metadata)[:64]!r}, expected an object")
         _check_metadata(metadata)
         return cls(check_id(content.get("id")), content.get("uri"), content.get("text"), metadata)
 
@@ -110,6 +110,8 @@ def _check_metadata(value: object, depth: int = 0) -> None:
     elif isinstance(value, list):
         for one in value:
             _check_metadata(one, depth + 1)
+    elif isinstance(value, float) and not isfinite(value):
+        raise TeranInputError("metadata holds a number that is too large")
     elif isinstance(value, int) and value not in _INTEGERS:
         raise TeranInputError(f"metadata holds {value}, which needs more than 64 bits")
     elif isinstance(value, str) and not _is_unicode(value):

@@ -30,8 +30,8 @@ def payload_of(item: Item) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def item_of(record: Any) -> Item:
-    """Read an item back; without embeddings where the record was asked for without.
+def item_of(record: Any, *, with_rows: bool) -> Item:
+    """Read an item back, with its embeddings where the record was asked for with them.
 
     Raises:
         GalleryError: it is not as it was written.
@@ -39,14 +39,16 @@ def item_of(record: Any) -> Item:
     payload = record.payload or {}
     try:
         boxes = payload.get("boxes")
-        rows = np.array(record.vector[VECTORS], np.float16) if record.vector else None
-        if rows is not None and payload.get("checksum", _checksum(rows)) != _checksum(rows):
+        rows = np.empty((0, 0), np.float16)
+        if with_rows:
+            rows = np.array((record.vector or {})[VECTORS], np.float16)
+        if with_rows and payload.get("checksum", _checksum(rows)) != _checksum(rows):
             raise GalleryError(
                 f"item {payload['id'][:64]!r} is damaged: its embeddings have changed"
             )
         return Item(
             id=payload["id"],
-            rows=np.empty((0, 0), np.float16) if rows is None else rows,
+            rows=rows,
             boxes=None if boxes is None else np.array(boxes, np.float32),
             tokens=tuple(payload.get("tokens", ())),
             uri=payload.get("uri"),

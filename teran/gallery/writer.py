@@ -163,8 +163,10 @@ def _commit(group: Sequence[_Job]) -> None:
             latest = {item.id: item for job in group for item in job.upserts}
             result = first.gallery.write(list(latest.values()), group[-1].deletes)
     except BaseException as error:  # a panic in the engine is no Exception; the writer must live
-        for job in group:
-            job.future.set_exception(error)
+        if len(group) == 1:
+            first.future.set_exception(error)
+        for job in group if len(group) > 1 else ():  # whoever is to blame fails alone
+            _commit([job])
         return
     for job in group:
         job.future.set_result(result if job is group[-1] else 0)

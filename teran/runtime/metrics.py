@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -147,12 +147,12 @@ class Recorder:
         self.add(REFUSED_REQUESTS, refused)
         self.add(FAILED_REQUESTS, failed)
 
-    def report_galleries(self, info: Callable[[], dict[str, Any]]) -> None:
+    def report_galleries(self, info: dict[str, Any]) -> None:
         """Leave word of the galleries for the supervisor."""
         if self._directory:
             path = self._directory / GALLERIES_FILE
             temporary = path.with_suffix(".new")
-            temporary.write_text(json.dumps(info()), encoding="utf-8")
+            temporary.write_text(json.dumps(info), encoding="utf-8")
             temporary.replace(path)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from teran.errors import GalleryBusyError, TeranError, TeranInputError
+from teran.errors import GalleryBusyError, GalleryUnreachableError, TeranError, TeranInputError
 from teran.runtime.environment import LOG_LEVEL_VARIABLE, LogLevel
 from teran.runtime.request import id_of
 
@@ -64,4 +64,8 @@ def _level(error: BaseException | None) -> int:
         return logging.DEBUG
     if isinstance(error, TeranInputError):
         return logging.INFO
-    return logging.WARNING if isinstance(error, GalleryBusyError) else logging.ERROR
+    return (
+        logging.WARNING
+        if isinstance(error, GalleryBusyError | GalleryUnreachableError)
+        else logging.ERROR
+    )

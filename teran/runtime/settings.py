@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 
 from teran.commandline import Positive, options
+from teran.contract import MAX_CAPTION_BYTES
 
 
 @options
@@ -18,7 +19,24 @@ class Cluster:
 
 
 @options
-class GallerySettings(Cluster):
+class RequestLimits:
+    """What a request may hold at most; more is refused with its size."""
+
+    _: KW_ONLY
+    max_caption_bytes: Positive = MAX_CAPTION_BYTES
+    """Of one caption, in UTF-8."""
+    max_rows: Positive = 128
+    """Regions or words of an item, or of a query to a gallery."""
+    max_query_rows: Positive = 4096
+    """Regions or words of all queries of a request together."""
+    max_record_bytes: Positive = 65536
+    """Of an item's id, location and metadata, as JSON."""
+    max_answer_bytes: Positive = 64 << 20
+    """Of the records that a request finds."""
+
+
+@options
+class GallerySettings(Cluster, RequestLimits):
     """What galleries are kept in, searched on, and changed with."""
 
     _: KW_ONLY

@@ -7,13 +7,19 @@ out at once; one that hangs, as soon as a canary got no answer in time and nothi
 """
 
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
+
+_CONNECTIONS, _PATIENCE = 64, 5.0
+"""Connections held at once, and seconds that a silent one may last."""
 
 
 def fetch(url: str, timeout: float) -> str:
@@ -53,6 +59,33 @@ class HealthState:
             return self._serving and all(self._models.values()), dict(self._models)
 
 
+class _BoundedServer(ThreadingHTTPServer):
+    """Holds so many connections and no more: the oldest goes when there is another."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._connections) >= _CONNECTIONS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                with suppress(OSError):  # its thread then ends
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._connections[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever goes away before the answer is no news."""
+
+
 class HealthServer:
     """Answers health requests from a thread of its own."""
 
@@ -81,7 +114,9 @@ class HealthServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Probes come every few seconds: not worth a line each."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+            timeout = _PATIENCE
+
+        self._server = _BoundedServer((host, port), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """The `gallery` model: an adapter between Triton and `teran.gallery.protocol`."""
 
 import json
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic, monotonic_ns, perf_counter
 from typing import Any
@@ -42,9 +42,9 @@ class TritonPythonModel:
         self._galleries = open_catalog(model, settings)
         self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(
-            self._galleries, model.embed_dim, settings.write_key, self._recorder
+            self._galleries, model.embed_dim, settings.write_key, self._recorder, settings
         )
-        self._reported = 0.0
+        self._reporter, self._reported = ThreadPoolExecutor(1), 0.0
 
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
@@ -67,11 +67,20 @@ class TritonPythonModel:
                     self._recorder.observe(SEARCH_SECONDS, [taken])
         if monotonic() - self._reported > _REPORT_EVERY:
             self._reported = monotonic()
-            with suppress(OSError):  # files come and go meanwhile
-                self._recorder.report_galleries(self._galleries.info)
+            self._reporter.submit(self._report)  # a cluster may let it wait
         return [_response(one) for one in results]
 
+    def _report(self) -> None:
+        """Leave word of the galleries for the supervisor."""
+        try:
+            info = self._galleries.info()
+        except TeranError as error:
+            info = {"galleries": [], "unusable": {"all": str(error)}}
+        with suppress(OSError):  # the directory goes away with the supervisor
+            self._recorder.report_galleries(info)
+
     def finalize(self) -> None:
+        self._reporter.shutdown()
         self._galleries.close()
 
 

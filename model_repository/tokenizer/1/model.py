@@ -10,11 +10,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
+from teran.commandline import from_environment
 from teran.errors import TeranInputError
 from teran.runtime.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
+from teran.runtime.settings import RequestLimits
 from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
 
 
@@ -27,6 +29,7 @@ class TritonPythonModel:
         limit = int(parameters["max_word_pieces"]["string_value"])
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer = CaptionTokenizer(tokenizer, limit)
+        self._most_bytes = from_environment(RequestLimits).max_caption_bytes
         self._recorder, self._log = Recorder("tokenizer"), RequestLog("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -36,7 +39,7 @@ class TritonPythonModel:
         read: list[int | TeranInputError] = []
         for request in requests:
             try:
-                texts, is_verbatim = _captions(request), _is_verbatim(request)
+                texts, is_verbatim = _captions(request, self._most_bytes), _is_verbatim(request)
             except TeranInputError as error:
                 read.append(error)
                 continue
@@ -82,11 +85,11 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(tensors)
 
 
-def _captions(request: Any) -> list[str]:
+def _captions(request: Any, most_bytes: int) -> list[str]:
     values = pb_utils.get_input_tensor_by_name(request, "caption").as_numpy().ravel()
     if len(values) == 0:
         raise TeranInputError("the request has no caption")
-    return [decode_caption(value) for value in values]
+    return [decode_caption(value, most_bytes) for value in values]
 
 
 def _is_verbatim(request: Any) -> bool:

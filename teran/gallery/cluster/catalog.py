@@ -6,9 +6,9 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from teran.errors import GalleryBusyError, GalleryError, TeranInputError
+from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Description, GalleryCatalog, Model, check_name, unknown
-from teran.gallery.cluster.connection import translated_errors
+from teran.gallery.cluster.connection import Calls
 from teran.gallery.cluster.gallery import ClusterGallery
 from teran.gallery.layout import VECTORS
 from teran.gallery.search.kernels import Kernel
@@ -30,8 +30,8 @@ class ClusterCatalog(GalleryCatalog):
         self._open: dict[str, ClusterGallery] = {}
         self._collections: set[str] = set()
         self._aliases: dict[str, str] = {}
-        self._asked = self._failed = -_AGE
-        self._failure: GalleryBusyError | None = None
+        self._calls = Calls()
+        self._asked = -_AGE
         self.writer = Writer(lambda: None)
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class ClusterCatalog(GalleryCatalog):
         if collection not in self._open:
             own = collection.removeprefix(PREFIX)
             self._open[collection] = ClusterGallery(
-                self._client, collection, own, self._model, self._kernel
+                self._client, self._calls, collection, own, self._model, self._kernel
             )
         return self._open[collection]
 
@@ -65,7 +65,7 @@ class ClusterCatalog(GalleryCatalog):
             hnsw_config=models.HnswConfigDiff(m=0),  # every item is compared
         )
         try:
-            with translated_errors():
+            with self._calls():
                 self._client.create_collection(
                     PREFIX + name,
                     vectors_config={VECTORS: vectors},
@@ -89,7 +89,7 @@ class ClusterCatalog(GalleryCatalog):
         if PREFIX + alias in self._aliases:
             delete = models.DeleteAlias(alias_name=PREFIX + alias)
             operations.insert(0, models.DeleteAliasOperation(delete_alias=delete))
-        with translated_errors():
+        with self._calls():
             self._client.update_collection_aliases(operations)
         self._refresh()
 
@@ -98,7 +98,7 @@ class ClusterCatalog(GalleryCatalog):
         if PREFIX + alias not in self._aliases:
             raise TeranInputError(f"there is no alias {alias[:64]!r}")
         delete = models.DeleteAlias(alias_name=PREFIX + alias)
-        with translated_errors():
+        with self._calls():
             self._client.update_collection_aliases(
                 [models.DeleteAliasOperation(delete_alias=delete)]
             )
@@ -112,7 +112,7 @@ class ClusterCatalog(GalleryCatalog):
             raise TeranInputError(f"alias {alias!r} points at {name!r}; move it first")
         if PREFIX + name not in self._collections:
             raise TeranInputError(f"there is no gallery {name[:64]!r} that could be dropped")
-        with translated_errors():
+        with self._calls():
             self._client.delete_collection(PREFIX + name)
         self._refresh()
 
@@ -151,21 +151,14 @@ class ClusterCatalog(GalleryCatalog):
         return wanted if wanted in self._collections else None
 
     def _refresh(self) -> None:
-        """Ask the cluster for its names; for a moment after a failure, fail again without asking.
+        """Ask the cluster for its names.
 
         Raises:
-            GalleryBusyError: it can't be reached.
+            GalleryUnreachableError: it does not answer.
         """
-        if self._failure and time.monotonic() - self._failed < _AGE:
-            raise self._failure
-        self._failure = None
-        try:
-            with translated_errors():
-                collections = self._client.get_collections().collections
-                aliases = self._client.get_aliases().aliases
-        except GalleryBusyError as error:
-            self._failed, self._failure = time.monotonic(), error
-            raise
+        with self._calls():
+            collections = self._client.get_collections().collections
+            aliases = self._client.get_aliases().aliases
         names = (one.name for one in collections)
         self._collections = {name for name in names if name.startswith(PREFIX)}
         self._aliases = {

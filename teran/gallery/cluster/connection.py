@@ -1,5 +1,6 @@
 """The connection to a Qdrant cluster, and its errors as ours."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,12 +9,44 @@ import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import ApiException
 
-from teran.errors import GalleryBusyError, GalleryError
+from teran.errors import GalleryError, GalleryUnreachableError
+
+_REST = 2.0
+"""Seconds a cluster is left alone that did not answer."""
 
 
 def connect(url: str, api_key: str | None = None, timeout: int = 8) -> QdrantClient:
     """A client of the cluster at `url`; ":memory:" is an empty one inside this process."""
     return QdrantClient(location=url, api_key=api_key, prefer_grpc=True, timeout=timeout)
+
+
+class Calls:
+    """Calls to one cluster: their errors are ours, and one that is away is left alone for a while.
+
+    Who asks meanwhile gets the same error at once, rather than wait for another time-out.
+    """
+
+    def __init__(self) -> None:
+        self._failure: GalleryUnreachableError | None = None
+        self._until = 0.0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """A call in the block.
+
+        Raises:
+            GalleryUnreachableError: the cluster does not answer.
+            GalleryError: it failed.
+        """
+        if self._failure and time.monotonic() < self._until:
+            raise GalleryUnreachableError(str(self._failure))
+        try:
+            with translated_errors():
+                yield
+        except GalleryUnreachableError as error:
+            self._failure, self._until = error, time.monotonic() + _REST
+            raise
+        self._failure = None
 
 
 @contextmanager
@@ -22,10 +55,10 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except (httpx.TransportError, OSError) as error:
-        raise GalleryBusyError(f"the Qdrant cluster can't be reached: {error}") from error
+        raise GalleryUnreachableError(f"the Qdrant cluster can't be reached: {error}") from error
     except grpc.RpcError as error:
         gone = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-        kind = GalleryBusyError if gone else GalleryError
+        kind = GalleryUnreachableError if gone else GalleryError
         raise kind(f"the Qdrant cluster failed: {error.details()}") from error
     except (ApiException, ValueError) as error:  # the in-process one raises ValueError
         raise GalleryError(f"the Qdrant cluster failed: {error}") from error

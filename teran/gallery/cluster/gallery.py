@@ -14,9 +14,10 @@ from uuid import UUID
 import numpy as np
 from qdrant_client import QdrantClient, models
 
+from teran.contract import MAX_RESULTS
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Description, Model
-from teran.gallery.cluster.connection import translated_errors
+from teran.gallery.cluster.connection import Calls
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item, point_of
 from teran.gallery.layout import VECTORS, item_of, payload_of
@@ -34,14 +35,21 @@ class ClusterGallery:
     """One collection. Any thread may read or write."""
 
     def __init__(
-        self, client: QdrantClient, collection: str, name: str, model: Model, kernel: Kernel
+        self,
+        client: QdrantClient,
+        calls: Calls,
+        collection: str,
+        name: str,
+        model: Model,
+        kernel: Kernel,
     ) -> None:
         """Open a collection that `ClusterCatalog.create` made.
 
         Raises:
             GalleryError: it is no gallery, or one of another model.
         """
-        with translated_errors():
+        self._calls = calls
+        with calls():
             metadata = client.get_collection(collection).config.metadata or {}
         try:
             description = Description(**metadata)
@@ -54,12 +62,12 @@ class ClusterGallery:
         self._pooling = Pooling(model.pooling, self.kind)
 
     def __len__(self) -> int:
-        with translated_errors():
+        with self._calls():
             return int(self._client.count(self.collection).count)
 
     def write(self, upserts: Sequence[Item], deletes: Sequence[str]) -> int:
         """See `Gallery.write`. Every 64 items are stored together or not at all."""
-        with translated_errors():
+        with self._calls():
             for start in range(0, len(upserts), _PAGE):
                 points = [
                     models.PointStruct(
@@ -85,8 +93,7 @@ class ClusterGallery:
         conditions = [to_filter(one, _ClusterDialect()) if one else None for one in where]
         again = [q.exact or (self.kind, self.model.pooling) not in _MAX_SIM for q in queries]
         wanted = [
-            candidate_count(query.k) if rescored else query.k
-            for query, rescored in zip(queries, again, strict=True)
+            self._limit(query, rescored) for query, rescored in zip(queries, again, strict=True)
         ]
         requests = [
             models.QueryRequest(
@@ -98,7 +105,7 @@ class ClusterGallery:
             )
             for query, limit, condition in zip(queries, wanted, conditions, strict=True)
         ]
-        with translated_errors():
+        with self._calls():
             answers = self._client.query_batch_points(self.collection, requests)
             counts = [
                 self._client.count(self.collection, count_filter=condition, exact=False).count
@@ -119,6 +126,12 @@ class ClusterGallery:
             complete = rescored and len(answer.points) < limit
             result.append(SearchResult(hits[: query.k], count, count, exact=complete))
         return result
+
+    def _limit(self, query: Query, rescored: bool) -> int:
+        """How many of the best by score to ask for; by score per word the order is another."""
+        if query.min_score_per_word is not None and self.kind is Kind.SENTENCES:
+            return max(candidate_count(query.k), MAX_RESULTS)
+        return candidate_count(query.k) if rescored else query.k
 
     def _hit(self, query: Query, point: Any) -> Hit:
         words = len(query.rows)
@@ -159,7 +172,7 @@ class ClusterGallery:
 
     def versions(self, points: Sequence[UUID]) -> dict[UUID, int]:
         """The versions of those of the items that are there."""
-        with translated_errors():
+        with self._calls():
             records = self._client.retrieve(
                 self.collection, [str(point) for point in points], with_payload=["version"]
             )
@@ -179,11 +192,12 @@ class ClusterGallery:
         result: dict[UUID, Item] = {}
         for start in range(0, len(points), _PAGE):
             keys = [str(point) for point in points[start : start + _PAGE]]
-            with translated_errors():
+            with self._calls():
                 records = self._client.retrieve(
                     self.collection, keys, with_payload=True, with_vectors=with_rows
                 )
-            result |= {item.point: item for item in map(item_of, records)}
+            items = (item_of(record, with_rows=with_rows) for record in records)
+            result |= {item.point: item for item in items}
         return result
 
 

@@ -99,8 +99,8 @@ class EmbeddedCatalog(GalleryCatalog):
                 if not path.is_dir() or not NAME.fullmatch(path.name):
                     raise GalleryError(f"{path} is no gallery; move it away")
                 self._open[path.name] = self._load(path.name)
-            except GalleryError as error:
-                self._set_aside(path.name, error)
+            except Exception as error:  # whatever its files hold, it must not hold up the others
+                self._set_aside(path.name, _as_ours(path, error))
         self.writer = Writer(self._maintain)
 
     def close(self) -> None:
@@ -285,3 +285,11 @@ class EmbeddedCatalog(GalleryCatalog):
     def _maintain(self) -> None:
         for gallery in list(self._open.values()):
             gallery.maintain()
+
+
+def _as_ours(path: Path, error: Exception) -> GalleryError:
+    if isinstance(error, GalleryError):
+        return error
+    failure = GalleryError(f"{path} is damaged: {error!r}; nothing was changed")
+    failure.__cause__ = error
+    return failure

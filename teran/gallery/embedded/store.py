@@ -156,7 +156,7 @@ class GalleryStore:
     def items(self) -> Iterator[Item]:
         """Every item."""
         for record in self._scroll(_PAGE, with_payload=True, with_vector=True):
-            yield item_of(record)
+            yield item_of(record, with_rows=True)
 
     def get(self, points: Sequence[UUID], *, with_rows: bool = True) -> dict[UUID, Item]:
         """Those of the items that are there; without rows much faster."""
@@ -166,7 +166,7 @@ class GalleryStore:
             records = self._shard.retrieve(
                 [str(point) for point in points], with_payload=True, with_vector=with_rows
             )
-        found = map(item_of, records)
+        found = (item_of(record, with_rows=with_rows) for record in records)
         return {item.point: item for item in found}
 
     def matching(self, where: Mapping[str, Any]) -> list[UUID]:

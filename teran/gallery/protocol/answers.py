@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from teran.errors import TeranInputError
 from teran.gallery.catalog import Gallery
 from teran.gallery.item import Item
 from teran.gallery.protocol.request import Arrays, Request
@@ -35,9 +36,16 @@ def reports(contents: Sequence[object]) -> Arrays:
 
 
 def results(
-    gallery: Gallery, request: Request, answers: Sequence[tuple[Search, SearchResult]]
+    gallery: Gallery,
+    request: Request,
+    answers: Sequence[tuple[Search, SearchResult]],
+    most_bytes: int,
 ) -> Arrays:
-    """Hits of all searches of a request, filled up with empty ids to the longest."""
+    """Hits of all searches of a request, filled up with empty ids to the longest.
+
+    Raises:
+        TeranInputError: their records have more than `most_bytes`.
+    """
     explain = request.get("explain", bool, False)
     width = max(len(found.hits) for _, found in answers)
     shape = (len(answers), width)
@@ -47,7 +55,7 @@ def results(
         "scores_per_word": np.zeros(shape, np.float32),
         "records": np.full(shape, b"", np.object_),
     }
-    searched = []
+    searched, size = [], 0
     for i, (search, found) in enumerate(answers):
         items = gallery.items([hit.point for hit in found.hits])
         place = 0
@@ -62,6 +70,12 @@ def results(
             outputs["scores"][i, place] = hit.score
             outputs["scores_per_word"][i, place] = hit.score_per_word
             outputs["records"][i, place] = json.dumps(record).encode()
+            size += len(outputs["records"][i, place])
+            if size > most_bytes:
+                raise TeranInputError(
+                    f"the answer has more than {most_bytes} bytes of records; ask for fewer "
+                    "results, or send the queries in several requests"
+                )
             place += 1
         searched.append(
             {"items": found.items, "pruned": round(found.pruned, 4), "exact": found.exact}

@@ -77,6 +77,18 @@ def read_id(data: bytes) -> str:
     return Record.parse(data).id
 
 
+def read_tokens(tokens: npt.NDArray[Any]) -> tuple[str, ...]:
+    """Word pieces as text.
+
+    Raises:
+        TeranInputError: one is not UTF-8.
+    """
+    try:
+        return tuple(token.decode() for token in tokens)
+    except UnicodeDecodeError as error:
+        raise TeranInputError(f"tokens are not UTF-8: {error}") from error
+
+
 def normalised(rows: npt.NDArray[Any]) -> Floats:
     """Rows in fp32, checked to be normalised.
 

@@ -12,17 +12,24 @@ import numpy as np
 import numpy.typing as npt
 
 from teran.contract import MAX_RESULTS, WRITE_KEY_HEADER
-from teran.errors import GalleryBusyError, GalleryError, TeranError, TeranInputError
+from teran.errors import (
+    GalleryBusyError,
+    GalleryError,
+    GalleryUnreachableError,
+    TeranError,
+    TeranInputError,
+)
 from teran.gallery.catalog import Gallery, GalleryCatalog
 from teran.gallery.filters import parse_where
 from teran.gallery.item import Item, Record, point_of, present_rows
 from teran.gallery.protocol.answers import Search, report, reports, results
-from teran.gallery.protocol.request import Request, finite_boxes, normalised, read_id
+from teran.gallery.protocol.request import Request, finite_boxes, normalised, read_id, read_tokens
 from teran.gallery.search.kernels.base import Floats
 from teran.gallery.search.pooling import Kind
 from teran.gallery.search.query import Query, SearchResult
 from teran.runtime import metrics
 from teran.runtime.metrics import Recorder
+from teran.runtime.settings import RequestLimits
 
 _WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
 _Set = tuple[Floats, Sequence[str]]
@@ -38,8 +45,10 @@ class GalleryService:
         embed_dim: int,
         write_key: str | None = None,
         recorder: Recorder | None = None,
+        limits: RequestLimits | None = None,
     ) -> None:
         """Answer from `galleries`; with a key, writes must bring it."""
+        self._limits = limits or RequestLimits()
         self._recorder = recorder or Recorder("gallery")
         self._galleries, self._embed_dim, self._write_key = galleries, embed_dim, write_key
         self._operations: dict[str, Callable[[Request], None]] = {
@@ -92,25 +101,29 @@ class GalleryService:
             )
 
     def _search(self, group: Sequence[tuple[Request, Gallery, list[Search]]]) -> None:
-        """Answer the searches of one gallery together; where that fails, one by one."""
+        """Answer the searches of one gallery together; where one of them is wrong, one by one."""
         gallery = group[0][1]
         flat = [search for _, _, read in group for search in read]
         try:
             found = gallery.search([one.query for one in flat], [one.where for one in flat])
-            pairs = iter(zip(flat, found, strict=True))
-            answers = [
-                results(gallery, request, [next(pairs) for _ in read]) for request, _, read in group
-            ]
         except Exception as error:
-            if len(group) == 1:
-                group[0][0].respond(self._reported_error(group[0][0], error))
+            if len(group) > 1 and not isinstance(error, GalleryError):
+                for one in group:
+                    self._search([one])
                 return
-            for one in group:
-                self._search([one])
+            for request, _, _ in group:
+                request.respond(self._reported_error(request, error))
             return
         self._record_searches(found)
-        for (request, _, _), answer in zip(group, answers, strict=True):
-            request.respond(answer)
+        pairs = iter(zip(flat, found, strict=True))
+        for request, _, read in group:
+            mine = [next(pairs) for _ in read]
+            try:
+                answer = results(gallery, request, mine, self._limits.max_answer_bytes)
+            except Exception as error:
+                request.respond(self._reported_error(request, error))
+            else:
+                request.respond(answer)
 
     def _read_search(self, request: Request, gallery: Gallery, *, like: bool) -> list[Search]:
         k = request.get("k", int, 10)
@@ -136,8 +149,14 @@ class GalleryService:
         tokens = request.inputs.get("tokens")
         for i, embeddings in enumerate(self._embeddings(request)):
             present = present_rows(embeddings)
-            names = [t.decode() for t in tokens[i][present]] if tokens is not None else ()
+            names = read_tokens(tokens[i][present]) if tokens is not None else ()
             result.append((normalised(embeddings[present]), names))
+        rows = sum(len(rows) for rows, _ in result)
+        if rows > self._limits.max_query_rows:
+            raise TeranInputError(
+                f"the queries have {rows} rows; at most {self._limits.max_query_rows} are accepted "
+                "in a request"
+            )
         return result
 
     def _embeddings(self, request: Request) -> npt.NDArray[np.float32]:
@@ -148,6 +167,11 @@ class GalleryService:
             raise TeranInputError(
                 f"embeddings have shape {list(embeddings.shape)}, expected items x rows x "
                 f"{self._embed_dim}"
+            )
+        if embeddings.shape[1] > self._limits.max_rows:
+            raise TeranInputError(
+                f"embeddings have {embeddings.shape[1]} rows; at most {self._limits.max_rows} are "
+                "accepted of an item or a query"
             )
         for name in ("boxes", "tokens"):
             other = request.inputs.get(name)
@@ -163,15 +187,16 @@ class GalleryService:
         boxes, tokens = request.inputs.get("boxes"), request.inputs.get("tokens")
         items = []
         for i, data in enumerate(records):
-            record, present = Record.parse(data), present_rows(embeddings[i])
+            record, present = (
+                Record.parse(data, self._limits.max_record_bytes),
+                present_rows(embeddings[i]),
+            )
             items.append(
                 Item(
                     id=record.id,
                     rows=normalised(embeddings[i][present]).astype(np.float16),
                     boxes=None if boxes is None else finite_boxes(boxes[i][present]),
-                    tokens=()
-                    if tokens is None
-                    else tuple(token.decode() for token in tokens[i][present]),
+                    tokens=() if tokens is None else read_tokens(tokens[i][present]),
                     uri=record.uri,
                     text=record.text,
                     metadata=record.metadata,
@@ -249,7 +274,7 @@ class GalleryService:
 
     def _reported_error(self, request: Request, error: BaseException) -> TeranError:
         """The error a client gets; one that is not ours is a defect, and becomes its cause."""
-        if not isinstance(error, TeranInputError | GalleryBusyError):
+        if not isinstance(error, TeranInputError | GalleryBusyError | GalleryUnreachableError):
             is_write = request.named_operation in _WRITES
             self._recorder.add(
                 metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS

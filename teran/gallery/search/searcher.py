@@ -28,6 +28,8 @@ RowsOf = Callable[[Chunk], Rows]
 
 _WORTH = 0.25
 """Share of a gallery that bounds may leave over; beyond it, a scan is cheaper."""
+_INT8_ERROR = 0.05
+"""More than an int8 score may be off by, per word."""
 _RETRY = 32
 """Searches that do without bounds after they were of no use."""
 
@@ -48,7 +50,9 @@ class Searcher:
             return []
         lanes = self._pooling.lanes([query.rows for query in queries])
         work = _Work(self._pooling, self._kernel, compact, queries)
-        if self._device and len(compact) and not any(query.exact for query in queries):
+        sentences = self._pooling.kind is Kind.SENTENCES
+        by_host = any(q.exact or (sentences and q.min_score_per_word is not None) for q in queries)
+        if self._device and len(compact) and not by_host:
             return self._scanned_on(self._device, work, lanes)
         if compact.basis and (self._without_bounds == 0 or any(q.exact for q in queries)):
             found = self._pruned(work, lanes)
@@ -60,6 +64,8 @@ class Searcher:
 
     def _scanned(self, work: "_Work", lanes: Lanes) -> list[SearchResult]:
         approximate = work.scores(lanes, Chunk.rows)
+        for i, scores in enumerate(approximate):
+            work.leave_out(i, scores, _INT8_ERROR)
         return [
             work.found(i, _best(scores, work.candidate_count(i)))
             for i, scores in enumerate(approximate)
@@ -84,6 +90,7 @@ class Searcher:
         first: list[tuple[Indices, Floats, Indices]] = []
         left = 0
         for i, query in enumerate(work.queries):
+            work.leave_out(i, bounds[i])
             best = _best(bounds[i], max(2 * query.k, 32))
             scores = work.exact(i, best)
             floor = work.floor(i, best, scores)
@@ -181,11 +188,22 @@ class _Work:
         mean: Floats = scores / self._lengths[items].astype(np.float32)
         return mean
 
+    def leave_out(self, i: int, scores: Floats, error: float = 0.0) -> None:
+        """Take out what is below a query's least score per word, by more than scores may be off.
+
+        For sentences that is another order than by score: a long one scores high and fits badly.
+        """
+        least = self.queries[i].min_score_per_word
+        if least is not None and self._pooling.kind is Kind.SENTENCES:
+            scores[scores < (least - error) * self._lengths] = -np.inf
+
     def floor(self, i: int, items: Indices, scores: Floats) -> float:
         """The score below which nothing can be among the best k any more."""
         query = self.queries[i]
         floor = -np.inf
-        if len(items) >= query.k:
+        if query.min_score_per_word is not None and self._pooling.kind is Kind.SENTENCES:
+            scores = scores[self.per_word(i, items, scores) >= query.min_score_per_word]
+        if len(scores) >= query.k:
             floor = float(np.partition(scores, len(scores) - query.k)[len(scores) - query.k])
         if query.min_score_per_word is not None and self._pooling.kind is Kind.IMAGES:
             floor = max(floor, query.min_score_per_word * len(query.rows))

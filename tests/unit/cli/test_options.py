@@ -25,6 +25,8 @@ CHANGED: dict[str, Any] = {
     "tls_certificate": Path("c.pem"), "tls_key": Path("k.pem"), "tls_name": "n", "admin_key": "a",
     "write_key": "w", "threads": 5, "startup_timeout": 6.5, "shutdown_timeout": 7.0,
     "check_interval": 0.5, "metrics": False, "log_format": LogFormat.JSON,
+    "gallery_snapshots": 9, "max_caption_bytes": 10, "max_rows": 11, "max_query_rows": 12,
+    "max_record_bytes": 13, "max_answer_bytes": 14,
     "log_level": LogLevel.DEBUG, "trace_url": "http://t", "trace_rate": 8, "verbose": True,
 }  # fmt: skip
 SETTINGS = ServeSettings(**CHANGED)

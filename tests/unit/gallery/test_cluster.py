@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from teran.errors import GalleryBusyError, GalleryError, TeranInputError
+from teran.errors import GalleryError, GalleryUnreachableError, TeranInputError
 from teran.gallery.catalog import Model
 from teran.gallery.cluster.catalog import PREFIX, ClusterCatalog
 from teran.gallery.cluster.connection import connect
@@ -161,7 +161,7 @@ def test_absent_cluster_is_reported() -> None:
     """The server starts all the same, and answers when the cluster is there."""
     galleries = ClusterCatalog(connect("http://127.0.0.1:1", timeout=2), model(), kernel())
     for _ in range(2):
-        with pytest.raises(GalleryBusyError, match="cluster"):
+        with pytest.raises(GalleryUnreachableError, match="cluster"):
             galleries.get("default")
     galleries.close()
 

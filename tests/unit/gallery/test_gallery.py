@@ -212,7 +212,6 @@ def test_torn_rows_are_read_from_the_store(tmp_path: Path) -> None:
     expected = found(first, query)
     first.close()
     compact = tmp_path / "galleries" / "default" / "compact"
-    (compact / "clean").unlink()
     data = bytearray((compact / "00000-36.exact").read_bytes())
     data[: 36 * DIM] = bytes(36 * DIM)
     (compact / "00000-36.exact").write_bytes(data)
@@ -251,10 +250,22 @@ def test_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match=r"thesis\.doc is no part of a gallery"):
         opened(tmp_path)
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
-    (tmp_path / "thesis.doc").unlink()
-    (tmp_path / "galleries" / ".git").mkdir(parents=True)
-    with pytest.raises(GalleryError, match=r"\.git is no gallery"):
-        opened(tmp_path)
+
+
+def test_what_is_foreign_among_galleries_is_named_and_holds_up_nothing(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    fill(first, [item("a", 1)])
+    first.close()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "galleries" / ".git").mkdir()
+    (tmp_path / "galleries" / "stray").write_text("a file")
+    again = opened(tmp_path)
+    assert set(again.info()["unusable"]) == {"notes.txt", ".git", "stray"}
+    assert [name for name, _ in found(again, unit(1, 2))] == ["a"]
+    with pytest.raises(GalleryError, match="stray is no gallery"):
+        again.get("stray")
+    again.close()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "galleries" / ".git").is_dir()
 
 
