@@ -61,3 +61,12 @@ def check_id(identifier: object) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in identifier):
         raise TeranInputError(f"id {identifier!r} holds a line break or another control character")
     return identifier
+
+
+def is_id(identifier: str) -> bool:
+    """Whether an item may have it for its id."""
+    try:
+        check_id(identifier)
+    except TeranInputError:
+        return False
+    return True

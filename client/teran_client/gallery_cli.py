@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from teran.commandline import AsJson, plain, printable
-from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id
+from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id, is_id
 from teran.errors import TeranInputError
 from teran_client.gallery import Entry
 from teran_client.images import ImageRegions, read_sizes
@@ -319,8 +319,10 @@ def _metadata(directory: Path) -> dict[str, Any]:
 
 
 def _missing(client: TeranClient, paths: list[Path], gallery: str) -> list[Path]:
-    known = client.known([path.stem for path in paths], gallery=gallery)
-    return [path for path, there in zip(paths, known, strict=True) if not there]
+    ids = [path.stem for path in paths if is_id(path.stem)]
+    known = client.known(ids, gallery=gallery)
+    there = {identifier for identifier, is_there in zip(ids, known, strict=True) if is_there}
+    return [path for path in paths if path.stem not in there]
 
 
 def _entries(

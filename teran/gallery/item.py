@@ -88,7 +88,7 @@ class Record:
         for key in ("uri", "text"):
             text = content.get(key)
             if not isinstance(text, str | None) or not _is_unicode(text or ""):
-                raise TeranInputError(f"record's {key} is {str(text)[:64]!r}, expected a string")
+                raise TeranInputError(f"record's {key} is {str(text)[:64]}, expected a string")
         metadata = content.get("metadata") or {}
         if not isinstance(metadata, dict):
             raise TeranInputError(f"metadata is {str(metadata)[:64]!r}, expected an object")

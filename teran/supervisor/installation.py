@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,22 +95,21 @@ def find() -> TritonInstallation:
 
 
 def _python_library() -> Path | None:
-    """The directory of libpython, which the stub needs; None where the loader finds it itself.
+    """The directory of libpython, which the stub needs; None where only the loader finds it.
+
+    This interpreter's own comes first: another patch release's may lack what its modules need.
 
     Raises:
         ServingError: it is nowhere.
     """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        pass
-    else:
-        return None
     candidates = [sysconfig.get_config_var("LIBDIR"), str(Path(sys.base_prefix) / "lib")]
     for folder in filter(None, candidates):
         if (Path(folder) / name).is_file():
             return Path(folder)
+    with suppress(OSError):
+        ctypes.CDLL(name)
+        return None
     package = name.split(".so")[0]
     raise ServingError(
         f"Triton's Python backend needs {name}, which this Python comes without; install your "

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from teran_client import TeranClient
+from teran_client import Entry, TeranClient
 
 from teran.cli.background import BackgroundServer
 from tests.authors import TEXT_CONFIG, authors_config, write_checkpoint
@@ -157,6 +157,35 @@ def test_index_search_and_gallery_commands(
         "cli removed"
         in teran("gallery", "delete", "-g", "cli", "--everything", url=server.url).stdout
     )
+
+
+def test_what_others_have_stored_is_only_text(
+    server: BackgroundServer, client: TeranClient
+) -> None:
+    """Neither markup nor what a terminal would act on."""
+    entry = Entry(images(1)[0], "[/photo]", uri="file:///\x1b]0;owned\x07\u202e.jpg")
+    client.index(entry, gallery="markup")
+    shown = teran("search", "a dog", "-g", "markup", url=server.url)
+    assert shown.returncode == 0, shown.stderr
+    assert "[/photo]" in shown.stdout
+    assert not set("\x1b\x07\u202e") & set(shown.stdout)
+
+
+def test_a_file_that_can_t_be_an_id_is_listed_and_the_rest_indexed(
+    server: BackgroundServer, directory: Path, tmp_path: Path
+) -> None:
+    for path in directory.iterdir():
+        shutil.copy(path, tmp_path)
+    for suffix in (".npz", ".npy"):
+        shutil.copy(tmp_path / f"image-0{suffix}", tmp_path / f"two\nlines{suffix}")
+    result = teran("index", tmp_path, "-g", "odd", "--size", "640x480", url=server.url)
+    assert result.returncode == 1
+    assert "5 images indexed in odd" in result.stdout
+    assert r"two\nlines" in result.stderr
+    gone = teran("gallery", "alias", "live", "odd", url=server.url)
+    assert gone.returncode == 0
+    assert "alias live removed" in teran("gallery", "unalias", "live", url=server.url).stdout
+    assert teran("gallery", "unalias", "live", url=server.url).returncode == 2
 
 
 def test_profile_prints_a_tree(server: BackgroundServer) -> None:

@@ -2,15 +2,24 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from teran_client import AsyncTeranClient, Entry, TeranClient, TeranInputError, TeranServerError
+from teran_client import (
+    AsyncTeranClient,
+    Entry,
+    TeranClient,
+    TeranInputError,
+    TeranServerError,
+    TeranUnavailableError,
+)
 from teran_client.protocol import infer_request
 
 from teran.cli.background import BackgroundServer, background_server
+from teran.supervisor.health import fetch
 from tests.data import captions, images
 from tests.server.test_supervision import model_process
 
@@ -193,12 +202,14 @@ WRONG: list[tuple[dict[str, np.ndarray], Parameters, str]] = [
             (b"{}", "id is None"),
             (b'{"id": 3}', "id is 3"),
             (b'{"id": ""}', "id is ''"),
-            (b'{"id": "a\\u0000b"}', "can't be printed"),
+            (b'{"id": "a\\u0000b"}', "holds a line break"),
             (b'{"id": "' + b"x" * 10_000 + b'"}', "has 10000 bytes; at most 1024"),
             (b'{"id": "a", "colour": 1}', "colour"),
             (b'{"id": "a", "uri": 1}', "uri is 1"),
             (b'{"id": "a", "metadata": [1]}', "metadata is"),
             (b'{"id": "a", "metadata": {"x": NaN}}', "NaN is no JSON number"),
+            (b'{"id": "a", "metadata": {"x": 1e999}}', "a number that is too large"),
+            (b'{"id": "a", "uri": "\\ud800"}', "record's uri is"),
             (b'{"id": "a", "metadata": {"a.b": 1}}', "metadata key 'a.b'"),
             (b'{"id": "a", "metadata": {"x": ' + b"9" * 30 + b"}}", "more than 64 bits"),
             (b'{"id": "a", "metadata": ' + b'{"x":' * 40 + b"1" + b"}" * 40 + b"}", "nested"),
@@ -256,7 +267,7 @@ def test_wrong_requests_are_told_why(
         (lambda c: c.search(["a dog", PHOTOS[0]]), "one kind at a time"),
         (lambda c: c.search({"a dog"}), "expected a list"),
         (lambda c: c.search("a dog", where={"x": object()}), "where:"),
-        (lambda c: c.index(Entry(PHOTOS[0], "")), "expected a string, not empty"),
+        (lambda c: c.index(Entry(PHOTOS[0], "")), "expected a string that is not empty"),
         (lambda c: c.index([3]), "item 0 is int"),
         (lambda c: c.index(Entry(PHOTOS[0], "a", metadata={"x": {1}})), "metadata"),
     ],
@@ -292,6 +303,64 @@ def test_galleries_in_a_cluster(repository: Path, tmp_path: Path) -> None:
         with pytest.raises(TeranInputError, match="takes its own snapshots"):
             client.snapshot()
     assert not (tmp_path / "unused").exists()
+
+
+def test_an_absent_cluster_takes_nothing_else_with_it(repository: Path, tmp_path: Path) -> None:
+    """Encoders go on, searches are told why at once, and the server says so in its metrics."""
+    flags = ("--gallery-url", "http://127.0.0.1:1", "--check-interval", "0.5")
+    with (
+        background_server(repository, *flags, log=tmp_path / "log") as server,
+        TeranClient(server.url, timeout=2) as client,
+    ):
+        ends = time.monotonic() + 8  # canaries and reports come many times meanwhile
+        while time.monotonic() < ends:
+            with pytest.raises(TeranUnavailableError, match="the Qdrant cluster failed"):
+                client.search("a dog")
+            assert client.encode_captions("a dog").tokens
+            assert server.is_ready()
+        metrics = fetch(server.health_url.replace("/health/ready", "/metrics"), 5)
+        assert "teran_galleries_unusable 1.0" in metrics
+    assert "restarting" not in (tmp_path / "log").read_text()
+
+
+def test_words_in_an_id_decide_nothing(client: TeranClient, gallery: str) -> None:
+    for name in ("StubHub-17", "Stub process 'x_0_0' is not healthy", "teran:busy: shared memory"):
+        started = time.monotonic()
+        with pytest.raises(TeranInputError, match="no item"):
+            client.search_like(name, gallery=gallery)
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("name", ["\u3000wide", "\U0001f469\u200d\U0001f680", "[/photo]", "é/1"])
+def test_ids_of_any_script(client: TeranClient, name: str) -> None:
+    client.index(Entry(PHOTOS[0], name), gallery="ids")
+    assert name in {hit.id for hit in client.search_like(name, gallery="ids")}
+
+
+def test_ids_of_several_lines_are_refused_before_they_are_sent(client: TeranClient) -> None:
+    for name in ("a\nb", "a\u2028b", "\x1b[31m"):
+        with pytest.raises(TeranInputError, match=r"item.*id .* holds a line break or another"):
+            client.index(Entry(PHOTOS[0], name), gallery="ids")
+
+
+def test_an_answer_that_is_too_long_is_refused_alone(repository: Path, tmp_path: Path) -> None:
+    flags = ("--max-answer-bytes", "3000", "--max-caption-bytes", "100", "--max-rows", "40")
+    with (
+        background_server(
+            repository, *flags, "--gallery", str(tmp_path / "g"), log=tmp_path / "log"
+        ) as server,
+        TeranClient(server.url, timeout=20) as client,
+    ):
+        small = [one for one in PHOTOS if len(one) <= 40][:20]
+        client.index([Entry(one, one.name, metadata={"text": "x" * 500}) for one in small])
+        assert len(client.search("a dog", k=3)) == 3
+        with pytest.raises(TeranInputError, match="more than 3000 bytes of records"):
+            client.search("a dog", k=20)
+        with pytest.raises(TeranInputError, match="caption has 400 bytes; at most 100"):
+            client.encode_captions("dog " * 100)
+        large = next(one for one in PHOTOS if len(one) > 40)
+        with pytest.raises(TeranInputError, match=r"embeddings have \d+ rows; at most 40"):
+            client.index(large, gallery="big")
 
 
 def test_errors_are_server_errors_or_input_errors(client: TeranClient) -> None:

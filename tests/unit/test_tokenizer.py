@@ -69,6 +69,44 @@ def test_a_caption_does_not_depend_on_its_neighbours(captions: list[str]) -> Non
             assert pieces == alone
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            ["dog", "a", "running", ",", "\u4e2d", "x" * 150, "\u0301", "[SEP]", "\0", "é"]
+        ),
+        min_size=1, max_size=400,
+    ),
+    st.sampled_from([" ", "", "  "]),
+)  # fmt: skip
+def test_long_captions_are_cut_as_if_they_had_been_read_to_the_end(
+    words: list[str], between: str
+) -> None:
+    caption = between.join(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("teran.tokenizer._FIRST_READ", 1 << 30)
+        (whole,) = tokenizer.split([caption], [False])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("teran.tokenizer._FIRST_READ", 20)
+        (cut,) = tokenizer.split([caption], [False])
+    assert cut == whole or (isinstance(cut, TeranInputError) and isinstance(whole, TeranInputError))
+
+
+def test_the_end_of_a_long_caption_is_not_read() -> None:
+    """Counted in characters given to the tokenizer, as time is no measure here."""
+    read: list[int] = []
+    inner = wordpiece_tokenizer(tiny_vocabulary())
+
+    class Counting:
+        def encode_batch(self, captions: list[str]) -> object:
+            read.extend(map(len, captions))
+            return inner.encode_batch(captions)
+
+    counting = CaptionTokenizer(inner)
+    counting._tokenizer = Counting()  # type: ignore[assignment]
+    counting.encode(["dog " * 16_000] * 64)
+    assert sum(read) <= 64 * 1024
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

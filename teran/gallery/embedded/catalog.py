@@ -161,7 +161,8 @@ class EmbeddedCatalog(GalleryCatalog):
         if pointing:
             raise TeranInputError(f"alias {pointing[0]!r} points at {name!r}; move it first")
         directory = self._directory / name
-        if gallery := self._open.pop(name, None):
+        gallery = self._open.pop(name, None)
+        if gallery is not None:
             gallery.close()
         elif not NAME.fullmatch(name) or name not in self._unusable:
             raise TeranInputError(f"there is no gallery {name[:64]!r} that could be dropped")

@@ -1,5 +1,7 @@
 """Galleries in a cluster, on the client library's in-process implementation of one."""
 
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from qdrant_client import QdrantClient, models
 from teran.errors import GalleryError, GalleryUnreachableError, TeranInputError
 from teran.gallery.catalog import Model
 from teran.gallery.cluster.catalog import PREFIX, ClusterCatalog
-from teran.gallery.cluster.connection import connect
+from teran.gallery.cluster.connection import Calls, connect
 from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.item import Item
 from teran.gallery.migration import migrate
@@ -164,6 +166,33 @@ def test_absent_cluster_is_reported() -> None:
         with pytest.raises(GalleryUnreachableError, match="cluster"):
             galleries.get("default")
     galleries.close()
+
+
+def test_a_silent_cluster_costs_one_time_out() -> None:
+    """And is asked again after a while."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        galleries = ClusterCatalog(connect(url, timeout=1), model(), kernel())
+        started = time.monotonic()
+        for _ in range(64):
+            with pytest.raises(GalleryUnreachableError, match="cluster"):
+                galleries.get("default")
+        assert time.monotonic() - started < 10  # not 64 time-outs
+        galleries.close()
+
+
+def test_a_cluster_that_is_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teran.gallery.cluster.connection._REST", 0.2)
+    calls = Calls()
+    with pytest.raises(GalleryUnreachableError), calls():
+        raise ConnectionRefusedError("away")
+    with pytest.raises(GalleryUnreachableError, match="away"), calls():
+        pytest.fail("it was asked at once")
+    time.sleep(0.3)
+    with calls():
+        pass
+    with calls():
+        pass
 
 
 def test_migration_copies_what_is_missing(client: QdrantClient, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -283,6 +284,67 @@ def test_damaged_gallery_is_refused_and_kept(tmp_path: Path, victim: str) -> Non
     assert [name for name, _ in found(again, unit(1, 2), name="whole")] == ["b"]
     again.close()
     assert path.read_bytes() == b"damaged"
+
+
+WRONG_FILTERS: list[dict[str, Any]] = [
+    {"a[": 1}, {"": 1}, {"a..b": 1}, {"a b": "x"}, {"a[0]": 1}, {"x": 2**70},
+    {"x": {"in": [2**70]}},
+    {"x": {"gte": 10**400}}, {"x": float("inf")}, {"x": {"lt": float("nan")}}, {"x": "\ud800"},
+    {"x": {"in": ["\ud800"]}}, {"x": None}, {"x": {"in": [None]}}, {"x": [1]}, {"x": {"near": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", WRONG_FILTERS, ids=str)
+def test_filters_that_make_no_sense_are_the_callers_fault(
+    anywhere: GalleryCatalog, where: dict[str, Any]
+) -> None:
+    fill(anywhere, [item("a", 1, x=1)])
+    with pytest.raises(TeranInputError, match="where"):
+        anywhere.get("default").search([Query(unit(1, 2))], [where])
+
+
+def test_a_threshold_finds_what_fits_it_whatever_k_is(anywhere: GalleryCatalog) -> None:
+    """A long sentence scores high and fits badly; a short one fits, and is not behind it."""
+    query = unit(0, 40)
+    good = query[:2].astype(np.float16)
+    bad = np.concatenate([0.3 * query[:30] + 0.95 * unit(1, 30)])
+    bad /= np.linalg.norm(bad, axis=1, keepdims=True)
+    items = [Item("short", good, tokens=("a", "b"))]
+    items += [Item(f"long{i}", bad.astype(np.float16), tokens=("w",) * 30) for i in range(100)]
+    gallery = anywhere.get_or_create("texts", Kind.SENTENCES)
+    anywhere.writer.write(gallery, items).result(30)
+    for k in (1, 2, 200):
+        for exact in (False, True):
+            asked = Query(query, k, min_score_per_word=0.8, exact=exact)
+            hits = gallery.search([asked], [None])[0].hits
+            assert [hit.point for hit in hits] == [items[0].point], (k, exact)
+
+
+def test_one_bad_write_fails_alone(anywhere: GalleryCatalog) -> None:
+    gallery = anywhere.get_or_create("default", Kind.IMAGES)
+    held = threading.Event()
+    anywhere.writer.run(held.wait)
+    good = anywhere.writer.write(gallery, [item("good", 1)])
+    bad = anywhere.writer.write(gallery, [Item("bad", np.ones((3, DIM + 1), np.float16))])
+    other = anywhere.writer.write(gallery, [item("other", 2)])
+    held.set()
+    good.result(30)
+    other.result(30)
+    assert bad.exception(30) is not None
+    assert {name for name, _ in found(anywhere, unit(1, 2))} == {"good", "other"}
+
+
+def test_the_writer_survives_a_panic(galleries: EmbeddedCatalog) -> None:
+    class Panic(BaseException):
+        pass
+
+    def panic() -> None:
+        raise Panic
+
+    with pytest.raises(Panic):
+        galleries.writer.run(panic).result(30)
+    fill(galleries, [item("a", 1)])
+    assert len(found(galleries, unit(1, 2))) == 1
 
 
 def test_alias_moves_between_galleries(anywhere: GalleryCatalog) -> None:
