@@ -60,7 +60,8 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         """Prepare a client; the connection is made by the first call.
 
         Args:
-            url: host:port of the server's gRPC endpoint.
+            url: host:port of the server's gRPC endpoint; several IP addresses with commas, or
+                dns:///host:port, to take turns with several servers.
             timeout: seconds a request may take, its retries included.
             retries: how often the first request is repeated where the server can't be reached;
                 later ones are repeated until their time is over.

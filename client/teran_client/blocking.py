@@ -1,6 +1,7 @@
 """What makes the asynchronous client a synchronous one: an event loop in a thread of its own."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import CancelledError
@@ -19,6 +20,7 @@ class BlockingClient:
 
     def __init__(self, client: AsyncTeranClient) -> None:
         """Start the thread."""
+        self._process = os.getpid()
         self._client: Any = client  # whose types the verbs have by themselves
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -39,6 +41,8 @@ class BlockingClient:
             if self._closed:
                 return
             self._closed = True
+        if self._process != os.getpid():  # nothing of it is in a forked child
+            return
         asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -54,9 +58,14 @@ class BlockingClient:
 
     def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run `work` on the loop and wait for it; when interrupted, wait until it has ended."""
-        if self._closed:
+        if self._closed or self._process != os.getpid():
             work.close()
-            raise TeranError("the client is closed")
+            if self._closed:
+                raise TeranError("the client is closed")
+            raise TeranError(
+                "the client was made before this process was forked, and its connection is not "
+                "here; make one in every process"
+            )
         ended = threading.Event()
 
         async def run() -> Result:

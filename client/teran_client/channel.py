@@ -21,6 +21,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from teran.errors import TeranError, TeranInputError, TeranServerError, TeranUnavailableError
+from teran_client.address import channel_options, target
 from teran_client.call import Call
 from teran_client.failures import Failure, Outcome, read_failure
 from teran_client.metrics import ClientMetrics
@@ -70,8 +71,7 @@ class Channel:
         headers: Mapping[str, str] | None,
         observers: Sequence[Observer] = (),
     ) -> None:
-        if not url or "://" in url:
-            raise TeranInputError(f"url is {url!r}, expected host:port without a scheme")
+        self._target = target(url)
         self.url, self._timeout, self._retries, self._tls = url, timeout, retries, tls
         self._metadata: Sequence[tuple[str, str]] = [
             (key.lower(), value) for key, value in (headers or {}).items()
@@ -83,16 +83,11 @@ class Channel:
 
     def _open(self) -> Any:
         if self._stub is None:
-            unlimited = [
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-            ]
+            options = channel_options()
             self._channel = (
-                grpc.aio.secure_channel(self.url, self._tls.credentials(), options=unlimited)
+                grpc.aio.secure_channel(self._target, self._tls.credentials(), options=options)
                 if self._tls
-                else grpc.aio.insecure_channel(self.url, options=unlimited)
+                else grpc.aio.insecure_channel(self._target, options=options)
             )
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._stub

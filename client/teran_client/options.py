@@ -22,7 +22,7 @@ class Connection:
 
     _: KW_ONLY
     url: str = "localhost:8001"
-    """The server's gRPC address, host:port."""
+    """The server's gRPC address, host:port; of several servers with commas, or dns:///host:port."""
     timeout: float = 60.0
     """Seconds a request may take, retries included."""
     ca: Annotated[Path | None, Parameter(env_var="TERAN_TLS_CA")] = None

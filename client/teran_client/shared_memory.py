@@ -120,6 +120,8 @@ class SharedMemory:
 
 
 def _is_loopback(url: str) -> bool:
+    if "," in url:  # one of several servers would not know what another was told
+        return False
     host = url.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback

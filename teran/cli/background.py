@@ -12,7 +12,7 @@ from pathlib import Path
 
 from teran.errors import ServingError
 from teran.supervisor.health import fetch
-from teran.supervisor.process import die_with_parent, free_port
+from teran.supervisor.process import dying_with_parent, free_port
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,10 @@ def background_server(
     command = [*program, "serve", repository, *flags, *arguments]
     with Path(log or os.devnull).open("ab") as output:
         process = subprocess.Popen(
-            command,
+            dying_with_parent(command),
             stdout=output if log else None,
             stderr=subprocess.STDOUT if log else None,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
         server = BackgroundServer(
             f"{host}:{ports['grpc']}",

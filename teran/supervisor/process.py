@@ -1,6 +1,5 @@
 """One `tritonserver` process: started with the right files around it, stopped without leftovers."""
 
-import ctypes
 import os
 import random
 import re
@@ -8,9 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,13 @@ _SHM_NAME = "teran-{pid}-"
 RUNTIME_NAME = "teran-serve-{pid}-"
 """Of folders in the temporary directory; what a killed supervisor left is found by it."""
 _OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+_DIE_WITH_PARENT = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)  # it is gone already
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 _STUB_NAME = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
@@ -76,9 +82,13 @@ def remove_leftovers() -> list[Path]:
     return removed
 
 
-def die_with_parent() -> None:
-    """Have the kernel stop a child process when its parent is gone, even if that was killed."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def dying_with_parent(command: Sequence[str | Path]) -> list[str]:
+    """A command that the kernel stops when its parent is gone, even if that was killed.
+
+    It asks for that itself, before it begins: code between fork and exec may hang or crash, in a
+    process that has threads.
+    """
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *map(str, command)]
 
 
 def free_port(host: str) -> int:
@@ -135,14 +145,13 @@ class TritonProcess:
         installation.lay_out_backends(backends)
         self._tail: deque[str] = deque(maxlen=400)
         self._process = subprocess.Popen(
-            [str(installation.binary), *self._arguments(backends)],
+            dying_with_parent([installation.binary, *self._arguments(backends)]),
             env=self._environment(installation),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once
-            preexec_fn=die_with_parent,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
@@ -162,6 +171,8 @@ class TritonProcess:
             "--model-control-mode=explicit",
             "--load-model=*",
             "--disable-auto-complete-config",
+            # Clients look whether it is there while they wait for long requests.
+            "--grpc-http2-min-recv-ping-interval-without-data=10000",
             f"--exit-timeout-secs={int(s.shutdown_timeout)}",
             f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
             *s.security_arguments(),

@@ -61,6 +61,8 @@ class ServeSettings(Listening, GallerySettings):
     """For all engines together; 0: all cores."""
     startup_timeout: float = 300.0
     """Seconds until every model must be ready."""
+    drain: float = 0.0
+    """Seconds between a signal and the stop, not ready but serving: until nobody is sent here."""
     shutdown_timeout: float = 30.0
     """Seconds requests in flight get to finish after a signal."""
     check_interval: float = 5.0

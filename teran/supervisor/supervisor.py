@@ -132,6 +132,7 @@ class Supervisor:
                 raise
             self._state.set_serving(False)
             if self._stop.is_set():
+                self._drain()
                 self._report("stopping")
             status = self._process.stop()
             if self._stop.is_set():
@@ -145,6 +146,14 @@ class Supervisor:
             restarts.append(time.monotonic())
             self._metrics.restarts.inc()
             self._report("restarting the server", "WARNING")
+
+    def _drain(self) -> None:
+        """Serve on for those who have not learnt yet that this server goes; a signal ends that."""
+        if self.settings.drain:
+            self._report(f"not ready any more, stopping in {self.settings.drain:g} s")
+        ends = time.monotonic() + self.settings.drain
+        while time.monotonic() < ends and self._signals < 2 and self._process.status is None:
+            time.sleep(_POLL)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.settings.startup_timeout

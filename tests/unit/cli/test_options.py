@@ -23,7 +23,7 @@ CHANGED: dict[str, Any] = {
     "gallery": Path("/g"), "gallery_flush": True, "gallery_url": "http://q:6333",
     "gallery_api_key": "k", "gallery_device": "cuda:1", "gallery_precision": "fp8",
     "tls_certificate": Path("c.pem"), "tls_key": Path("k.pem"), "tls_name": "n", "admin_key": "a",
-    "write_key": "w", "threads": 5, "startup_timeout": 6.5, "shutdown_timeout": 7.0,
+    "write_key": "w", "threads": 5, "startup_timeout": 6.5, "shutdown_timeout": 7.0, "drain": 1.5,
     "check_interval": 0.5, "metrics": False, "log_format": LogFormat.JSON,
     "gallery_snapshots": 9, "max_caption_bytes": 10, "max_rows": 11, "max_query_rows": 12,
     "max_record_bytes": 13, "max_answer_bytes": 14,
