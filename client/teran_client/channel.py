@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _MOST_CRASHES = 3
 """So often a process may die of a request; others die with it, so it is not sent once more."""
+_RECOVERY = 2.0
+"""Seconds a dead process is left alone: it may answer so until another takes its place."""
 _REPEATABLE = {Outcome.REFUSED, Outcome.LOST, Outcome.CRASHED}
 
 
@@ -145,6 +147,8 @@ class Channel:
                 failure = read_failure(error, call, limit)
             crashes += failure.outcome is Outcome.CRASHED
             pause = delay * (0.5 + random.random())
+            if failure.outcome is Outcome.CRASHED:
+                pause += _RECOVERY
             if (
                 failure.outcome not in repeatable
                 or crashes == _MOST_CRASHES

@@ -15,17 +15,19 @@ from teran.contract import read_mark
 from teran.errors import TeranInputError, TeranServerError, TeranTimeoutError, TeranUnavailableError
 from teran_client.call import Call
 
-_STEP = re.compile(r"(in ensemble '\w+', )?(\[request id: [^\]]*\] )?")
+_STEP = re.compile(r"(in ensemble '\w+', )*(\[request id: [^\]]*\] )?")
 """What Triton puts in front of an error."""
 _CRASHED = re.compile(
-    r"(Failed to process the request\(s\) .*message: )?Stub process '(\w+?)_\d+_\d+'"
+    r"(Failed to process the request\(s\) [^,]*, message: )?Stub process ('(\w+?)_\d+_\d+' )?is not"
 )
 _LOADING = re.compile(
     r"Request for unknown model: '\w+' (has no available versions|version \d+ is not at ready)"
-    r"|Server is stopping"
+    r"|Server is stopping|Server not ready"
 )
 _RESTRICTED = re.compile(r"This protocol is restricted")
-_UNREACHED = re.compile(r"failed to connect to all addresses")
+_UNREACHED = re.compile(
+    r"(failed to connect to all addresses|connections to all backends failing|errors resolving)"
+)
 
 
 class Outcome(Enum):
@@ -75,7 +77,9 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
         reached = not _UNREACHED.match(text)
         return Failure(unavailable, Outcome.LOST if reached else Outcome.REFUSED)
     if reason is None and (crash := _CRASHED.match(text)):
-        unavailable = TeranUnavailableError(f"{url} is not available: {crash[2]} has died")
+        unavailable = TeranUnavailableError(
+            f"{url} is not available: {crash[3] or 'a model'} has died"
+        )
         return Failure(unavailable, Outcome.CRASHED)
     named = f" (request {call.request_id})" if call.request_id else ""
     return Failure(TeranServerError(f"{url} failed ({code.name.lower()}): {text}{named}"))

@@ -44,7 +44,8 @@ async def profile(
         done, queue, compute = (
             now - then for now, then in zip(after[name], before[name], strict=True)
         )
-        models[name] = (1e3 * queue / done, 1e3 * compute / done)
+        if done > 0:  # else another server was asked, or it has started again
+            models[name] = (1e3 * queue / done, 1e3 * compute / done)
     total, client = 1e3 * median(totals), 1e3 * median(own)
     inside = sum(queue + compute for queue, compute in models.values())
     return Profile(calls, total, client, max(total - client - inside, 0.0), models)

@@ -41,6 +41,8 @@ class SharedMemory:
         here = _is_loopback(channel.url) if wanted in (None, "cuda") else wanted
         if here and FOLDER.is_dir():
             self._kinds.append(Segment)
+        if "," in channel.url or channel.url.startswith("dns:"):
+            self._kinds.clear()  # of several servers one would not know what another was told
         self._free: list[Segment] = []
         self._all: list[Segment] = []
         self._unwanted: list[Segment] = []
@@ -120,8 +122,6 @@ class SharedMemory:
 
 
 def _is_loopback(url: str) -> bool:
-    if "," in url:  # one of several servers would not know what another was told
-        return False
     host = url.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback

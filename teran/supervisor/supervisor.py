@@ -126,13 +126,15 @@ class Supervisor:
                             f"metrics {s.host}:{s.metrics_port}/metrics, "
                             f"health {s.host}:{s.health_port}/health/ready"
                         )
+                    served = not self._stop.is_set()
                     healthy = self._watch()
             except BaseException:
                 self._process.stop()
                 raise
             self._state.set_serving(False)
             if self._stop.is_set():
-                self._drain()
+                if served:
+                    self._drain()
                 self._report("stopping")
             status = self._process.stop()
             if self._stop.is_set():

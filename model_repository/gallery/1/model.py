@@ -45,6 +45,7 @@ class TritonPythonModel:
             self._galleries, model.embed_dim, settings.write_key, self._recorder, settings
         )
         self._reporter, self._reported = ThreadPoolExecutor(1), 0.0
+        self._reporting = self._reporter.submit(self._report)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
@@ -67,7 +68,8 @@ class TritonPythonModel:
                     self._recorder.observe(SEARCH_SECONDS, [taken])
         if monotonic() - self._reported > _REPORT_EVERY:
             self._reported = monotonic()
-            self._reporter.submit(self._report)  # a cluster may let it wait
+            if self._reporting.done():
+                self._reporting = self._reporter.submit(self._report)  # a cluster may let it wait
         return [_response(one) for one in results]
 
     def _report(self) -> None:

@@ -9,7 +9,7 @@ import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.http.exceptions import ApiException
 
-from teran.errors import GalleryError, GalleryUnreachableError
+from teran.errors import GalleryBusyError, GalleryError, GalleryUnreachableError
 
 _REST = 2.0
 """Seconds a cluster is left alone that did not answer."""
@@ -36,10 +36,12 @@ class Calls:
 
         Raises:
             GalleryUnreachableError: the cluster does not answer.
+            GalleryBusyError: it did not a moment ago.
             GalleryError: it failed.
         """
-        if self._failure and time.monotonic() < self._until:
-            raise GalleryUnreachableError(str(self._failure))
+        failure = self._failure
+        if failure and time.monotonic() < self._until:
+            raise GalleryBusyError(str(failure))  # nothing was asked of it
         try:
             with translated_errors():
                 yield

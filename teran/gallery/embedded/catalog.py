@@ -124,10 +124,13 @@ class EmbeddedCatalog(GalleryCatalog):
         return name in self._open or not {name, _ALIASES}.isdisjoint(self._unusable)
 
     def create(self, name: str, kind: Kind) -> None:
-        directory = self._directory / name
+        directory = self._unused(name)
         try:
             create_gallery(directory, kind, self._model)
-            self._open[name] = self._load(name)
+        except OSError as error:
+            raise GalleryError(f"gallery {name!r} can't be made: {error}") from error
+        try:
+            self._open[name] = self._load(name, new=True)
         except (GalleryError, OSError) as error:
             shutil.rmtree(directory, ignore_errors=True)  # it is empty, and its name is wanted
             raise GalleryError(f"gallery {name!r} can't be made: {error}") from error
@@ -149,7 +152,7 @@ class EmbeddedCatalog(GalleryCatalog):
         path = self._root / _ALIASES
         try:
             if _ALIASES in self._unusable and path.exists():
-                path.rename(path.with_name(_DAMAGED_ALIASES))
+                shutil.copyfile(path, path.with_name(_DAMAGED_ALIASES))
             write_durably(path, json.dumps(aliases, indent=1) + "\n")
         except OSError as error:
             raise GalleryError(f"{path} can't be written: {error}") from error
@@ -161,16 +164,18 @@ class EmbeddedCatalog(GalleryCatalog):
         if pointing:
             raise TeranInputError(f"alias {pointing[0]!r} points at {name!r}; move it first")
         directory = self._directory / name
+        if _ALIASES in self._unusable:  # one may point at it
+            raise self._unusable[_ALIASES]
         gallery = self._open.pop(name, None)
-        if gallery is not None:
-            gallery.close()
-        elif not NAME.fullmatch(name) or name not in self._unusable:
+        if gallery is None and (not NAME.fullmatch(name) or name not in self._unusable):
             raise TeranInputError(f"there is no gallery {name[:64]!r} that could be dropped")
         doomed = self._directory / f".{name}.dropped"
         try:
+            if gallery is not None:
+                gallery.close()
             shutil.rmtree(doomed, ignore_errors=True)
             rename_durably(directory, doomed)
-        except OSError as error:
+        except (GalleryError, OSError) as error:
             self._set_aside(name, GalleryError(f"{directory} can't be removed: {error}"))
             raise self._unusable[name] from error
         self._unusable.pop(name, None)
@@ -204,20 +209,21 @@ class EmbeddedCatalog(GalleryCatalog):
         path = self._root / "snapshots" / Path(file).name
         if not path.is_file():
             raise TeranInputError(f"there is no snapshot {path.name[:200]!r}")
-        directory, temporary = self._directory / name, self._directory / f".{name}.new"
+        directory, temporary = self._unused(name), self._directory / f".{name}.new"
         shutil.rmtree(temporary, ignore_errors=True)
+        made = False
         try:
             require_free(self._directory, path.stat().st_size)
             items = extract_snapshot(path, temporary)
             read_description(temporary).check(name, self._model)
             rename_durably(temporary, directory)
+            made = True
             restored = self._load(name)
             if len(restored) != items:
                 restored.close()
                 raise GalleryError(f"it holds {len(restored)} items instead of {items}")
         except (GalleryError, OSError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(directory if made else temporary, ignore_errors=True)
             raise GalleryError(f"the snapshot {path} can't be restored: {error}") from error
         self._open[name] = restored
         return restored
@@ -230,7 +236,22 @@ class EmbeddedCatalog(GalleryCatalog):
             "kernel": self._kernel.name,
         }
 
-    def _load(self, name: str) -> EmbeddedGallery:
+    def _unused(self, name: str) -> Path:
+        """The directory for a new gallery.
+
+        Raises:
+            GalleryError: there is something, which was put there since the start.
+        """
+        directory = self._directory / name
+        if directory.exists():
+            raise GalleryError(f"{directory} is there already; it is opened at the next start")
+        return directory
+
+    def _load(self, name: str, *, new: bool = False) -> EmbeddedGallery:
+        if not new and not any((self._directory / name / "store").glob("*")):
+            raise GalleryError(
+                f"{self._directory / name} has no store any more; restore a snapshot"
+            )
         return EmbeddedGallery(
             self._directory / name, name, self._model, self._kernel, **self._options
         )
@@ -266,7 +287,7 @@ class EmbeddedCatalog(GalleryCatalog):
                 )
                 if is_new:
                     raise error
-                self._set_aside(path.name, error)
+                self._set_aside(str(path), error)
 
     def _read_aliases(self) -> dict[str, str]:
         path = self._root / _ALIASES

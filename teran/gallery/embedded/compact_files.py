@@ -116,10 +116,10 @@ class PersistentCompact(Compact):
 
     def _write_slot(self, chunk: Chunk, slot: int, arrays: Arrays) -> None:
         """Write an item, and only then say where it is."""
-        for new in self.chunks[self._noted :]:
-            self._note(_chunk_line(new))
         for name, value in arrays.items():
             self._write(chunk, name, slot, value)
+        for new in self.chunks[self._noted :]:
+            self._note(_chunk_line(new))
         self._note(_slot_line(chunk, slot))
         if self.basis:
             self._note(_bounds_line(chunk, slot))

@@ -43,6 +43,16 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Bring a file to the disk.
+
+    Raises:
+        OSError: it can't be done.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all of some bytes at an offset, in as many steps as the system takes.
 

@@ -89,7 +89,7 @@ class GalleryStore:
 
     def close(self) -> None:
         """Flush and close."""
-        with self._writing:
+        with self._writing, engine_errors(f"{self._directory} can't be closed"):
             self._shard.flush()
             self._shard.close()
 

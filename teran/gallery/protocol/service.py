@@ -32,6 +32,7 @@ from teran.runtime.metrics import Recorder
 from teran.runtime.settings import RequestLimits
 
 _WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
+_AWAY = GalleryUnreachableError | GalleryBusyError
 _Set = tuple[Floats, Sequence[str]]
 """A query's rows and, of a sentence, their word pieces."""
 
@@ -107,7 +108,8 @@ class GalleryService:
         try:
             found = gallery.search([one.query for one in flat], [one.where for one in flat])
         except Exception as error:
-            if len(group) > 1 and not isinstance(error, GalleryError):
+            # A cluster that is away is away for all; anything else one of them may be to blame for.
+            if len(group) > 1 and not isinstance(error, _AWAY):
                 for one in group:
                     self._search([one])
                 return
@@ -274,7 +276,7 @@ class GalleryService:
 
     def _reported_error(self, request: Request, error: BaseException) -> TeranError:
         """The error a client gets; one that is not ours is a defect, and becomes its cause."""
-        if not isinstance(error, TeranInputError | GalleryBusyError | GalleryUnreachableError):
+        if not isinstance(error, TeranInputError | _AWAY):
             is_write = request.named_operation in _WRITES
             self._recorder.add(
                 metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS

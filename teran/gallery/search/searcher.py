@@ -65,7 +65,8 @@ class Searcher:
     def _scanned(self, work: "_Work", lanes: Lanes) -> list[SearchResult]:
         approximate = work.scores(lanes, Chunk.rows)
         for i, scores in enumerate(approximate):
-            work.leave_out(i, scores, _INT8_ERROR)
+            if not work.queries[i].exact:
+                work.leave_out(i, scores, _INT8_ERROR)
         return [
             work.found(i, _best(scores, work.candidate_count(i)))
             for i, scores in enumerate(approximate)

@@ -261,7 +261,7 @@ def test_what_is_foreign_among_galleries_is_named_and_holds_up_nothing(tmp_path:
     (tmp_path / "galleries" / ".git").mkdir()
     (tmp_path / "galleries" / "stray").write_text("a file")
     again = opened(tmp_path)
-    assert set(again.info()["unusable"]) == {"notes.txt", ".git", "stray"}
+    assert set(again.info()["unusable"]) == {str(tmp_path / "notes.txt"), ".git", "stray"}
     assert [name for name, _ in found(again, unit(1, 2))] == ["a"]
     with pytest.raises(GalleryError, match="stray is no gallery"):
         again.get("stray")

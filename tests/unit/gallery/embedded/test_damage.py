@@ -285,3 +285,31 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert results(galleries) == expected
     assert lost == [0, 0]
     galleries.close()
+
+
+@pytest.mark.parametrize("part", ["journal", "arrays"])
+def test_a_full_disk_costs_only_the_copys_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """What is stored is told to be stored, and found at once, also in a chunk that is new."""
+    galleries = opened(tmp_path / "root")
+    fill(galleries, [item("a", 0)])
+    compact = galleries.get("default")._compact
+    if part == "journal":
+        assert compact._journal is not None
+        compact._journal.close()
+        compact._journal = Path("/dev/full").open("a", encoding="ascii")  # noqa: SIM115
+    else:
+        monkeypatch.setattr(os, "pwrite", full)
+    fill(galleries, [item("b", 2)])  # of another length, so in a chunk of its own
+    fill(galleries, [item("c", 3)])
+    assert {name for name, _ in found(galleries, QUERY)} == {"a", "b", "c"}
+    galleries.close()
+    monkeypatch.undo()
+    again = opened(tmp_path / "root")
+    assert {name for name, _ in found(again, QUERY)} == {"a", "b", "c"}
+    again.close()
+
+
+def full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
