@@ -124,6 +124,20 @@ def test_what_was_refused_is_repeated_whatever_it_is(verb: str) -> None:
     asyncio.run(run())
 
 
+def test_nothing_was_done_where_no_connection_was_made() -> None:
+    """In gRPC's own words, which differ from those for a connection that broke."""
+
+    async def run() -> None:
+        async with failing(*LOST) as (client, service):
+            url = client._channel.url
+        with pytest.raises(TeranUnavailableError) as caught:
+            await AsyncTeranClient(url, timeout=5, retries=1)._operate("drop", "a", 5)
+        assert service.calls == 0
+        assert "may have been done" not in str(caught.value)
+
+    asyncio.run(run())
+
+
 def test_a_search_is_repeated_after_a_lost_answer() -> None:
     async def run() -> None:
         async with failing(*LOST) as (client, service):

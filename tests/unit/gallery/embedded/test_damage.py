@@ -154,6 +154,28 @@ def test_an_unusable_gallery_can_be_dropped_and_made_again(tmp_path: Path) -> No
     galleries.close()
 
 
+def test_nothing_is_removed_that_was_not_made_here(tmp_path: Path) -> None:
+    galleries, path, _ = snapshot(tmp_path / "root")
+    precious = tmp_path / "root" / "galleries" / "copied" / "gallery.json"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    with pytest.raises(GalleryError, match="is there already"):
+        galleries.get_or_create("copied", Kind.IMAGES)
+    with pytest.raises(GalleryError, match="is there already"):
+        galleries.restore(path.name, "copied")
+    assert precious.read_text() == "years of work"
+    galleries.close()
+
+
+def test_a_gallery_without_its_store_is_set_aside(tmp_path: Path) -> None:
+    made(tmp_path / "root")
+    shutil.rmtree(tmp_path / "root" / "galleries" / "default" / "store")
+    galleries = opened(tmp_path / "root")
+    assert set(galleries.info()["unusable"]) == {"default"}
+    assert [one for one, _ in found(galleries, QUERY, name="whole")] == ["b"]
+    galleries.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
 def test_damaged_aliases_hold_up_no_gallery(tmp_path: Path, content: bytes) -> None:
     expected = made(tmp_path / "root")
