@@ -2,10 +2,11 @@
 
 import ipaddress
 import json
+from collections.abc import Sequence
 
 from teran.errors import TeranInputError
 
-_OPTIONS: list[tuple[str, int | str]] = [
+CHANNEL_OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -15,12 +16,8 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 5_000),
     # Its health service can't be watched (Triton 2.51), so only connections tell who is up.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-]
-
-
-def channel_options() -> list[tuple[str, int | str]]:
-    """How every channel is set up: servers in turn, those that are up."""
-    return list(_OPTIONS)
+)
+"""How every channel is set up: servers in turn, those that are up."""
 
 
 def target(url: str) -> str:

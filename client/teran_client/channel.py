@@ -21,7 +21,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from teran.errors import TeranError, TeranInputError, TeranServerError, TeranUnavailableError
-from teran_client.address import channel_options, target
+from teran_client.address import CHANNEL_OPTIONS, target
 from teran_client.call import Call
 from teran_client.failures import Failure, Outcome, read_failure
 from teran_client.metrics import ClientMetrics
@@ -85,11 +85,12 @@ class Channel:
 
     def _open(self) -> Any:
         if self._stub is None:
-            options = channel_options()
             self._channel = (
-                grpc.aio.secure_channel(self._target, self._tls.credentials(), options=options)
+                grpc.aio.secure_channel(
+                    self._target, self._tls.credentials(), options=CHANNEL_OPTIONS
+                )
                 if self._tls
-                else grpc.aio.insecure_channel(self._target, options=options)
+                else grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
             )
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._stub

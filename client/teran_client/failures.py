@@ -62,8 +62,8 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
     code, details, url = error.code(), error.details() or "no details", call.url
     prefix = _STEP.match(details)
     reason, text = read_mark(details[prefix.end() :] if prefix else details)
+    named = f" (request {call.request_id})" if call.request_id else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        named = f" (request {call.request_id})" if call.request_id else ""
         return Failure(TeranTimeoutError(f"no answer from {url} within {limit:g} s{named}"))
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return Failure(TeranInputError(f"the server refuses the request: {text}"))
@@ -81,5 +81,4 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
             f"{url} is not available: {crash[3] or 'a model'} has died"
         )
         return Failure(unavailable, Outcome.CRASHED)
-    named = f" (request {call.request_id})" if call.request_id else ""
     return Failure(TeranServerError(f"{url} failed ({code.name.lower()}): {text}{named}"))
