@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from enum import StrEnum
+from typing import NamedTuple
 
 from teran.errors import TeranInputError
 
@@ -18,6 +19,8 @@ DEFAULT_GALLERY = "default"
 """The gallery that is meant where none is named."""
 WRITE_KEY_HEADER = "teran-write-key"
 """Metadata that comes with writes, where the server asks for a key."""
+BULK_PARAMETER = "bulk"
+"""Of a request: true where it is one of many that nobody waits for, and may give way to others."""
 ADMIN_KEY_HEADER = "triton-grpc-protocol-teran-admin-key"
 """Metadata that comes with calls that load models or change the server, likewise."""
 
@@ -29,20 +32,32 @@ class Reason(StrEnum):
     """It does not do that just now."""
     FAILED = "failed"
     """Through no fault of the request, and it may fail again."""
+    OVERLOADED = "overloaded"
+    """Too much is waiting already; nothing was begun."""
 
 
-_MARKED = re.compile(r"teran:([a-z]+): (.*)", re.DOTALL)
+class Mark(NamedTuple):
+    """What an error's text begins with, and the text without it."""
+
+    reason: str | None
+    retry_after: float
+    """Seconds after which to try again; 0 where nothing is said."""
+    text: str
 
 
-def mark(reason: Reason, message: str) -> str:
+_MARKED = re.compile(r"teran:([a-z]+)(?:=(\d{1,6}\.\d{1,3}))?: (.*)", re.DOTALL)
+
+
+def mark(reason: Reason, message: str, retry_after: float = 0.0) -> str:
     """An error's text with its reason in front, for machines."""
-    return f"teran:{reason}: {message}"
+    hint = f"={retry_after:.3f}" if retry_after else ""
+    return f"teran:{reason}{hint}: {message}"
 
 
-def read_mark(text: str) -> tuple[str | None, str]:
-    """The reason in front of an error's text, or None, and the text without it."""
+def read_mark(text: str) -> Mark:
+    """What `mark` wrote; a text without a mark stays as it is."""
     match = _MARKED.fullmatch(text)
-    return (match[1], match[2]) if match else (None, text)
+    return Mark(match[1], float(match[2] or 0), match[3]) if match else Mark(None, 0.0, text)
 
 
 def check_id(identifier: object) -> str:

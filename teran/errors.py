@@ -21,6 +21,15 @@ class TeranUnavailableError(TeranServerError):
     """The server can't be reached or is not ready; the same call may work later."""
 
 
+class TeranOverloadedError(TeranUnavailableError):
+    """The server has more to do than it can answer soon; nothing was begun."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds after which the server expects to take the call."""
+
+
 class TeranTimeoutError(TeranServerError, TimeoutError):
     """The deadline of a call passed before its answer came."""
 

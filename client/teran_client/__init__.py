@@ -5,6 +5,7 @@ import logging
 from teran.errors import (
     TeranError,
     TeranInputError,
+    TeranOverloadedError,
     TeranServerError,
     TeranTimeoutError,
     TeranUnavailableError,
@@ -30,6 +31,7 @@ __all__ = [
     "TeranClient",
     "TeranError",
     "TeranInputError",
+    "TeranOverloadedError",
     "TeranServerError",
     "TeranTimeoutError",
     "TeranUnavailableError",

@@ -1,6 +1,7 @@
 """The asynchronous client. The synchronous one is a thin shell around it."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tritonclient.grpc import service_pb2
 
+from teran.contract import BULK_PARAMETER
 from teran.errors import TeranError, TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
@@ -15,7 +17,7 @@ from teran_client.channel import Channel, Tls
 from teran_client.gallery import AsyncGalleryVerbs
 from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
-from teran_client.pipeline import Items, Send, pipeline
+from teran_client.pipeline import Items, SendBulk, pipeline
 from teran_client.profiling import profile
 from teran_client.protocol import ModelInfo
 from teran_client.results import EncodedCaption, Match, Profile, Ranked
@@ -25,6 +27,8 @@ from teran_client.tracing import ClientTracing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_FEW = 8
+"""Items of a list that somebody waits for; longer lists, and streams, give way to others."""
 ImageLike = ImageRegions | Floats
 """An image, or its region embeddings (R, E) if it was encoded before."""
 CaptionLike = str | EncodedCaption
@@ -38,8 +42,10 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         ...     match = await client.match(image, "two dogs on a beach")
 
     Every verb raises `TeranInputError` before anything is sent where an item can't be right,
-    `TeranUnavailableError` where the server can't be reached, `TeranTimeoutError` where it takes
-    too long, and `TeranServerError` where it fails.
+    `TeranUnavailableError` where the server can't be reached, `TeranOverloadedError` where it has
+    too much to do, `TeranTimeoutError` where it takes too long, and `TeranServerError` where it
+    fails. Lists of many items, and streams, give way to what others wait for, and wait until an
+    overloaded server takes them.
     """
 
     def __init__(
@@ -148,12 +154,13 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         """
         info = await self.info()
 
-        async def send(batch: Sequence[ImageRegions]) -> Sequence[Floats]:
+        async def send(batch: Sequence[ImageRegions], *, bulk: bool = False) -> Sequence[Floats]:
             outputs = await self._infer(
                 "visual_encoder",
                 protocol.image_inputs(batch, info),
                 ("region_embeddings",),
                 timeout=timeout,
+                bulk=bulk,
             )
             return protocol.read_images(outputs, batch)
 
@@ -189,13 +196,14 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         """
         info = await self.info()
 
-        async def send(batch: Sequence[str]) -> Sequence[EncodedCaption]:
+        async def send(batch: Sequence[str], *, bulk: bool = False) -> Sequence[EncodedCaption]:
             outputs = await self._infer(
                 "encode_caption",
                 protocol.caption_inputs(batch),
                 ("word_embeddings", "word_mask", "tokens", "truncated"),
                 parameters={"verbatim": True} if verbatim else None,
                 timeout=timeout,
+                bulk=bulk,
             )
             return protocol.read_captions(outputs, batch)
 
@@ -280,20 +288,23 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         parameters: protocol.Parameters | None = None,
         timeout: Timeout = None,
         idempotent: bool = True,
+        bulk: bool = False,
     ) -> protocol.Arrays:
         segment = None
+        if bulk:
+            parameters = {**(parameters or {}), BULK_PARAMETER: True}
         try:
             async with self._shared.segment(inputs) as segment:
                 request = protocol.infer_request(model, inputs, outputs, parameters, segment)
                 response = await self._channel.call(
-                    "ModelInfer", request, timeout, idempotent=idempotent
+                    "ModelInfer", request, timeout, idempotent=idempotent, patient=bulk
                 )
         except TeranError as error:
             if segment is None or segment.name not in str(error):
                 raise
             # A server that was restarted knows no segments; this request goes without.
             request = protocol.infer_request(model, inputs, outputs, parameters)
-            response = await self._channel.call("ModelInfer", request, timeout)
+            response = await self._channel.call("ModelInfer", request, timeout, patient=bulk)
         return protocol.require(protocol.read_response(response), *outputs)
 
     async def _map(
@@ -301,7 +312,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         noun: str,
         items: Items[Item],
         check: Callable[[object, str], Item],
-        send: Send[Item, Result],
+        send: SendBulk[Item, Result],
         largest_batch: int,
         length: Callable[[Item], int],
     ) -> list[Result] | AsyncIterator[Result]:
@@ -317,7 +328,14 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             source = (check(item, f"{noun} {i}") for i, item in enumerate(items))
         else:
             raise TeranInputError(f"expected {noun}s, got {type(items).__name__}")
-        results = pipeline(source, send, batch_size=size, in_flight=self._in_flight, length=length)
+        bulk = not isinstance(items, Sequence) or len(items) > _FEW
+        results = pipeline(
+            source,
+            partial(send, bulk=bulk),
+            batch_size=size,
+            in_flight=self._in_flight,
+            length=length,
+        )
         if self._progress:
             results = _with_progress(
                 results, noun, len(items) if isinstance(items, Sequence) else None
@@ -344,7 +362,9 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         """Score all pairs."""
 
         async def send(inputs: protocol.Arrays) -> Floats:
-            outputs = await self._infer("alignment", inputs, ("scores",), timeout=timeout)
+            outputs = await self._infer(
+                "alignment", inputs, ("scores",), timeout=timeout, bulk=True
+            )
             scores: Floats = outputs["scores"]
             return scores
 

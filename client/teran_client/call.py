@@ -33,6 +33,11 @@ class Call:
             identifier = request.id = request.id or token_hex(8)
         return cls(method, request, url, list(metadata), request_id=identifier)
 
+    def set_patience(self, seconds: float) -> None:
+        """Tell the models how long the answer is waited for."""
+        if self.method == "ModelInfer":
+            self.request.parameters["timeout"].int64_param = max(1, int(1e6 * seconds))
+
     @property
     def name(self) -> str:
         """The Triton model, or the method where there is none."""

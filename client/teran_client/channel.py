@@ -2,7 +2,9 @@
 
 A call is repeated where it was refused for the moment or its answer was lost; never where the
 server says that the request is wrong. What is not idempotent is repeated only where it surely was
-not begun, and what model processes die of only a few times. A server that has answered before is
+not begun, and what model processes die of only a few times. An overloaded server is asked again
+when it says so, with jitter; where somebody waits, only as long as most calls succeed, so that
+repetition does not feed the overload. A server that has answered before is
 waited for until the deadline, as it may be restarting; one that never did is given up after a few
 tries.
 """
@@ -20,7 +22,13 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from teran.errors import TeranError, TeranInputError, TeranServerError, TeranUnavailableError
+from teran.errors import (
+    TeranError,
+    TeranInputError,
+    TeranOverloadedError,
+    TeranServerError,
+    TeranUnavailableError,
+)
 from teran_client.address import CHANNEL_OPTIONS, target
 from teran_client.call import Call
 from teran_client.failures import Failure, Outcome, read_failure
@@ -35,6 +43,8 @@ _MOST_CRASHES = 3
 """So often a process may die of a request; others die with it, so it is not sent once more."""
 _RECOVERY = 2.0
 """Seconds a dead process is left alone: it may answer so until another takes its place."""
+_MOST_TOKENS, _EARNED = 10.0, 0.1
+"""Repetitions a client may spend on overload, and what each answered call earns of one."""
 _REPEATABLE = {Outcome.REFUSED, Outcome.LOST, Outcome.CRASHED}
 
 
@@ -80,6 +90,7 @@ class Channel:
         ]
         self._observers = observers
         self._reached = False
+        self._tokens = _MOST_TOKENS
         self._channel: Any = None
         self._stub: Any = None
 
@@ -103,6 +114,7 @@ class Channel:
         *,
         retry: bool = True,
         idempotent: bool = True,
+        patient: bool = False,
     ) -> Any:
         """Call a method of Triton's inference service.
 
@@ -112,9 +124,11 @@ class Channel:
             timeout: seconds the call may take, retries included.
             retry: whether to repeat it where the server can't be reached.
             idempotent: whether doing it twice is as good as once.
+            patient: whether to ask an overloaded server again until the time is over.
 
         Raises:
             TeranInputError: the server refuses the request.
+            TeranOverloadedError: it has too much to do.
             TeranUnavailableError: it could not be reached.
             TeranTimeoutError: the time is over.
             TeranServerError: it failed otherwise.
@@ -125,23 +139,27 @@ class Channel:
             for observer in self._observers:
                 stack.enter_context(observer.call(call))
             repeatable = _REPEATABLE if idempotent else {Outcome.REFUSED}
-            answer = await self._try(call, limit, repeatable if retry else set())
+            answer = await self._try(call, limit, repeatable if retry else set(), patient=patient)
             if self._observers:
                 call.received = answer.ByteSize()
             return answer
 
-    async def _try(self, call: Call, limit: float, repeatable: Set[Outcome]) -> Any:
+    async def _try(
+        self, call: Call, limit: float, repeatable: Set[Outcome], *, patient: bool
+    ) -> Any:
         """Call until there is an answer, an error that stays, or no time left."""
         started, delay, crashes = time.monotonic(), _FIRST_DELAY, 0
         deadline = started + limit
         while True:
-            left = deadline - time.monotonic()
+            left = max(deadline - time.monotonic(), 0.001)
             call.tries += 1
+            call.set_patience(left)
             try:
                 answer = await getattr(self._open(), call.method)(
-                    call.request, timeout=max(left, 0.001), metadata=call.metadata
+                    call.request, timeout=left, metadata=call.metadata
                 )
                 self._reached = True
+                self._tokens = min(_MOST_TOKENS, self._tokens + _EARNED)
                 _log_call(logging.DEBUG, "answered", call, started)
                 return answer
             except grpc.aio.AioRpcError as error:
@@ -150,8 +168,14 @@ class Channel:
             pause = delay * (0.5 + random.random())
             if failure.outcome is Outcome.CRASHED:
                 pause += _RECOVERY
+            overloaded = isinstance(failure.error, TeranOverloadedError)
+            if isinstance(failure.error, TeranOverloadedError):
+                self._reached = True
+                pause = max(failure.error.retry_after, delay / 4 if patient else delay)
+                pause *= 0.75 + random.random() / 2
             if (
                 failure.outcome not in repeatable
+                or (overloaded and not patient and not self._spend())
                 or crashes == _MOST_CRASHES
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
@@ -161,6 +185,12 @@ class Channel:
             _log_call(logging.WARNING, f"trying again: {failure.error}", call, started)
             await asyncio.sleep(pause)
             delay = min(delay * 2, _LONGEST_DELAY)
+
+    def _spend(self) -> bool:
+        """Whether an overloaded server may be asked again."""
+        enough = self._tokens >= 1
+        self._tokens -= enough
+        return enough
 
     async def statistics(self) -> dict[str, tuple[int, float, float]]:
         """Per model: successful requests, and seconds spent in the queue and computing."""

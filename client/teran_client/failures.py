@@ -11,8 +11,14 @@ from enum import Enum, auto
 
 import grpc
 
-from teran.contract import read_mark
-from teran.errors import TeranInputError, TeranServerError, TeranTimeoutError, TeranUnavailableError
+from teran.contract import Reason, read_mark
+from teran.errors import (
+    TeranInputError,
+    TeranOverloadedError,
+    TeranServerError,
+    TeranTimeoutError,
+    TeranUnavailableError,
+)
 from teran_client.call import Call
 
 _STEP = re.compile(r"(in ensemble '\w+', )*(\[request id: [^\]]*\] )?")
@@ -61,12 +67,15 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
     """
     code, details, url = error.code(), error.details() or "no details", call.url
     prefix = _STEP.match(details)
-    reason, text = read_mark(details[prefix.end() :] if prefix else details)
+    reason, retry_after, text = read_mark(details[prefix.end() :] if prefix else details)
     named = f" (request {call.request_id})" if call.request_id else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(TeranTimeoutError(f"no answer from {url} within {limit:g} s{named}"))
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return Failure(TeranInputError(f"the server refuses the request: {text}"))
+    if code is grpc.StatusCode.UNAVAILABLE and reason == Reason.OVERLOADED:
+        overloaded = TeranOverloadedError(f"{url} is overloaded: {text}{named}", retry_after)
+        return Failure(overloaded, Outcome.REFUSED)
     unavailable = TeranUnavailableError(f"{url} is not available: {text}")
     if _LOADING.match(text) or (code is grpc.StatusCode.UNAVAILABLE and reason):
         return Failure(unavailable, Outcome.REFUSED)

@@ -13,7 +13,7 @@ from teran.errors import TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
 from teran_client.images import ImageRegions
-from teran_client.pipeline import Items, Send
+from teran_client.pipeline import Items, SendBulk
 from teran_client.protocol import ModelInfo
 from teran_client.results import Hit, SearchResult
 
@@ -117,19 +117,26 @@ class AsyncGalleryVerbs:
                 protocol.check_image(entry.content, name, info)
             return entry, record
 
-        async def send(batch: Sequence[tuple[Entry, bytes]]) -> Sequence[str]:
+        async def send(
+            batch: Sequence[tuple[Entry, bytes]], *, bulk: bool = False
+        ) -> Sequence[str]:
             contents = [entry.content for entry, _ in batch]
             model, inputs = _inputs(contents, info, "index_captions", "index")
             inputs["record"] = np.array([[record] for _, record in batch], np.object_)
             await self._infer(
-                model, inputs, ("report",), parameters={"gallery": gallery}, timeout=timeout
+                model,
+                inputs,
+                ("report",),
+                parameters={"gallery": gallery},
+                timeout=timeout,
+                bulk=bulk,
             )
             return [entry.id for entry, _ in batch]
 
         if isinstance(items, ImageRegions | str | Entry):
             return (await send([check(items, "item")]))[0]
         largest = min(info.max_images, info.max_captions)
-        sender: Send[tuple[Entry, bytes], str] = send
+        sender: SendBulk[tuple[Entry, bytes], str] = send
         return cast(
             "list[str] | AsyncIterator[str]",
             await self._map("item", items, check, sender, largest, _entry_length),
@@ -196,13 +203,13 @@ class AsyncGalleryVerbs:
                 return protocol.check_caption(query, name)
             return protocol.check_image(query, name, info)
 
-        async def send(batch: Sequence[QueryLike]) -> Sequence[SearchResult]:
+        async def send(batch: Sequence[QueryLike], *, bulk: bool = False) -> Sequence[SearchResult]:
             model, inputs = _inputs(batch, info, "search", "search_captions")
             names = ["ids", "scores", "scores_per_word", "records", "report"]
             if model == "search":
                 names.append("truncated")
             outputs = await self._infer(
-                model, inputs, names, parameters=parameters, timeout=timeout
+                model, inputs, names, parameters=parameters, timeout=timeout, bulk=bulk
             )
             return read_results(outputs)
 

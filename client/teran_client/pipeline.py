@@ -4,11 +4,25 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Send = Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+
+
+Given = TypeVar("Given", contravariant=True)
+Got = TypeVar("Got", covariant=True)
+
+
+class SendBulk(Protocol[Given, Got]):
+    """Sends one batch; if it is `bulk`, nobody waits for it in particular."""
+
+    def __call__(
+        self, batch: Sequence[Given], *, bulk: bool = False
+    ) -> Awaitable[Sequence[Got]]: ...
+
+
 Items = Iterable[Item] | AsyncIterator[Item]
 
 

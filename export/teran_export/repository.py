@@ -46,8 +46,7 @@ class RepositoryBuilder:
 
     def add_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Add the `tokenizer` model."""
-        folder = self.version_directory("tokenizer")
-        shutil.copyfile(MODEL_REPOSITORY / "tokenizer" / VERSION / "model.py", folder / "model.py")
+        folder = self._add_code("tokenizer")
         tokenizer.save(str(folder / "tokenizer.json"))
         config = _source("tokenizer")
         config.max_batch_size = self._limits.max_captions
@@ -101,8 +100,7 @@ class RepositoryBuilder:
 
     def add_gallery(self, fingerprint: str) -> None:
         """Add the `gallery` model, bound to the bundle's fingerprint."""
-        folder = self.version_directory("gallery")
-        shutil.copyfile(MODEL_REPOSITORY / "gallery" / VERSION / "model.py", folder / "model.py")
+        self._add_code("gallery")
         config = _source("gallery")
         config.max_batch_size = max(self._limits.max_images, self._limits.max_captions)
         config.input[0].dims[1] = self._config.embed_dim
@@ -114,6 +112,15 @@ class RepositoryBuilder:
         for key, value in values.items():
             config.parameters[key].string_value = value
         self._warm_up(config, "ping", {"record": np.array([[b"{}"]], np.object_)})
+        self._write(config)
+
+    def add_admission(self) -> None:
+        """Add the `admission` model."""
+        self._add_code("admission")
+        config = _source("admission")
+        config.max_batch_size = self._limits.max_images
+        mask = np.ones((1, USUAL_REGIONS), np.bool_)
+        self._warm_up(config, "usual", {"region_mask": mask})
         self._write(config)
 
     def add_ensembles(self, names: Sequence[str]) -> None:
@@ -134,6 +141,12 @@ class RepositoryBuilder:
             self._write(config)
             # An empty version directory would not survive version control or some file copies.
             (self.version_directory(name) / ".keep").touch()
+
+    def _add_code(self, model: str) -> Path:
+        """Copy a model's own code, and return where it is."""
+        folder = self.version_directory(model)
+        shutil.copyfile(MODEL_REPOSITORY / model / VERSION / "model.py", folder / "model.py")
+        return folder
 
     def _warm_up(self, config: pb.ModelConfig, name: str, inputs: Mapping[str, object]) -> None:
         """Add a warm-up sample. Triton reads its bytes from files beside the model."""

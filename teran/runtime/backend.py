@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from teran.errors import TeranInputError
+from teran.errors import TeranError, TeranInputError
+from teran.runtime.admission import Desk
 from teran.runtime.environment import THREADS_VARIABLE
 from teran.runtime.metrics import IMAGE_REGIONS, Recorder
 from teran.runtime.request_log import RequestLog
@@ -69,6 +70,7 @@ class EngineBackend(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         self._recorder, self._log = Recorder(config["name"]), RequestLog(config["name"])
+        self._desk = Desk(config["name"])
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.input_names = [tensor["name"] for tensor in config["input"]]
         self.output_names = [tensor["name"] for tensor in config["output"]]
@@ -96,9 +98,14 @@ class EngineBackend(ABC):
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
         responses: list[Any] = [None] * len(requests)
-        refused: dict[int, TeranInputError] = {}
+        refused: dict[int, TeranError] = {}
         accepted: list[tuple[int, Arrays]] = []
-        for i, request in enumerate(requests):
+        for i, (request, verdict) in enumerate(
+            zip(requests, self._desk.sort(requests), strict=True)
+        ):
+            if verdict:
+                refused[i] = verdict
+                continue
             inputs = {
                 name: self.read(pb_utils.get_input_tensor_by_name(request, name))
                 for name in self.input_names
@@ -126,7 +133,7 @@ class EngineBackend(ABC):
         requests: list[Any],
         accepted: list[tuple[int, Arrays]],
         responses: list[Any],
-        refused: dict[int, TeranInputError],
+        refused: dict[int, TeranError],
     ) -> None:
         """Run what was accepted, and put every answer in its place."""
         batches = [accepted] if self._batched else [[one] for one in accepted]
@@ -144,18 +151,18 @@ class EngineBackend(ABC):
         self,
         requests: list[Any],
         accepted: list[tuple[int, Arrays]],
-        refused: dict[int, TeranInputError],
+        refused: dict[int, TeranError],
         failure: Exception | None,
         seconds: float,
     ) -> None:
         items = sum(len(inputs[self.input_names[0]]) for _, inputs in accepted)
-        failed = len(requests) - len(refused) if failure else 0
-        self._recorder.execution(items, len(refused), seconds, failed)
+        errors = [refused.get(i, failure) for i in range(len(requests))]
+        self._recorder.execution(items, errors, seconds)
         for _, inputs in accepted:
             if "region_mask" in inputs:
                 self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))
-        for i, request in enumerate(requests):
-            self._log.request(request, seconds, refused.get(i, failure))
+        for request, error in zip(requests, errors, strict=True):
+            self._log.request(request, seconds, error)
 
     def _run_batch(self, batch: list[tuple[int, Arrays]], runs: int) -> list[Arrays]:
         """Run the engine once and give every request its rows.

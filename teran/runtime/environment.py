@@ -11,6 +11,9 @@ LOG_LEVEL_VARIABLE = "TERAN_LOG_LEVEL"
 METRICS_DIRECTORY_VARIABLE = "TERAN_METRICS_DIRECTORY"
 """Where to record; nothing is recorded without it."""
 
+LOAD_FILE_VARIABLE = "TERAN_LOAD_FILE"
+"""Where the supervisor says how much work waits; without it nothing is refused for that."""
+
 
 class LogLevel(StrEnum):
     """From which level on models write."""

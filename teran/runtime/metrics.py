@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from teran.errors import TeranInputError, TeranOverloadedError, TeranTimeoutError
 from teran.runtime.environment import METRICS_DIRECTORY_VARIABLE
 
 GALLERIES_FILE = "galleries.json"
@@ -58,6 +59,13 @@ EXECUTION_ITEMS = Metric(
 REFUSED_REQUESTS = Metric(
     "teran_refused_requests", "Requests refused for what they hold", by_model=True
 )
+OVERLOADED_REQUESTS = Metric(
+    "teran_overloaded_requests", "Requests refused as too much was waiting already", by_model=True
+)
+ABANDONED_REQUESTS = Metric(
+    "teran_abandoned_requests", "Requests not done, as their clients had gone or waited no longer",
+    by_model=True,
+)  # fmt: skip
 FAILED_REQUESTS = Metric(
     "teran_failed_requests", "Requests a model failed to answer, through no fault of theirs",
     by_model=True,
@@ -100,10 +108,10 @@ GALLERY_READ_ERRORS = Metric(
     "teran_gallery_read_errors", "Reads a gallery failed to do, through no fault of the request"
 )
 METRICS = (
-    EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, FAILED_REQUESTS, CAPTION_WORD_PIECES,
-    CAPTIONS_TRUNCATED, IMAGE_REGIONS, SEARCH_SECONDS, SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES,
-    SEARCH_PRUNED, SEARCH_SCORE, GALLERY_UPSERTS, GALLERY_DELETES, GALLERY_WRITE_ERRORS,
-    GALLERY_READ_ERRORS,
+    EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, OVERLOADED_REQUESTS, ABANDONED_REQUESTS,
+    FAILED_REQUESTS, CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, IMAGE_REGIONS, SEARCH_SECONDS,
+    SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES, SEARCH_PRUNED, SEARCH_SCORE, GALLERY_UPSERTS,
+    GALLERY_DELETES, GALLERY_WRITE_ERRORS, GALLERY_READ_ERRORS,
 )  # fmt: skip
 _OFFSETS = dict(zip(METRICS, accumulate((m.size for m in METRICS), initial=0), strict=False))
 _COUNT = sum(metric.size for metric in METRICS)
@@ -140,12 +148,19 @@ class Recorder:
                 self._values[offset + bisect_left(bounds, value)] += 1
                 self._values[offset + len(bounds) + 1] += value
 
-    def execution(self, items: int, refused: int, seconds: float, failed: int = 0) -> None:
-        """One execution: of so many items, with so many requests refused, or failed."""
+    def execution(self, items: int, errors: Iterable[BaseException | None], seconds: float) -> None:
+        """One execution: of so many items, with what its requests were answered by."""
         self.observe(EXECUTION_SECONDS, [seconds])
         self.observe(EXECUTION_ITEMS, [items])
-        self.add(REFUSED_REQUESTS, refused)
-        self.add(FAILED_REQUESTS, failed)
+        for error in errors:
+            if isinstance(error, TeranInputError):
+                self.add(REFUSED_REQUESTS)
+            elif isinstance(error, TeranOverloadedError):
+                self.add(OVERLOADED_REQUESTS)
+            elif isinstance(error, TeranTimeoutError):
+                self.add(ABANDONED_REQUESTS)
+            elif error is not None:
+                self.add(FAILED_REQUESTS)
 
     def report_galleries(self, info: dict[str, Any]) -> None:
         """Leave word of the galleries for the supervisor."""

@@ -6,7 +6,14 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from teran.errors import GalleryBusyError, GalleryUnreachableError, TeranError, TeranInputError
+from teran.errors import (
+    GalleryBusyError,
+    GalleryUnreachableError,
+    TeranError,
+    TeranInputError,
+    TeranOverloadedError,
+    TeranTimeoutError,
+)
 from teran.runtime.environment import LOG_LEVEL_VARIABLE, LogLevel
 from teran.runtime.request import id_of
 
@@ -62,7 +69,7 @@ class RequestLog:
 def _level(error: BaseException | None) -> int:
     if error is None:
         return logging.DEBUG
-    if isinstance(error, TeranInputError):
+    if isinstance(error, TeranInputError | TeranOverloadedError | TeranTimeoutError):
         return logging.INFO
     return (
         logging.WARNING

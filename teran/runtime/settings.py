@@ -2,6 +2,10 @@
 
 from dataclasses import KW_ONLY
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from teran.commandline import Positive, options
 from teran.contract import MAX_CAPTION_BYTES
@@ -36,7 +40,16 @@ class RequestLimits:
 
 
 @options
-class GallerySettings(Cluster, RequestLimits):
+class Admission:
+    """How much work may wait."""
+
+    _: KW_ONLY
+    max_wait: Annotated[float, Parameter(validator=Number(gte=0))] = 0.15
+    """Seconds a request may have to wait, by estimate; more are refused at once. 0: no limit."""
+
+
+@options
+class GallerySettings(Cluster, RequestLimits, Admission):
     """What galleries are kept in, searched on, and changed with."""
 
     _: KW_ONLY

@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from teran.contract import Reason, read_mark
 from teran.errors import ServingError
 
 
@@ -37,6 +38,8 @@ class Canary:
         try:
             stub.ModelInfer(self.request, timeout=timeout)
         except grpc.RpcError as error:
+            if read_mark(error.details() or "").reason == Reason.OVERLOADED:  # so it can answer
+                return Health.ALIVE
             slow = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
             return Health.SLOW if slow else Health.DEAD
         return Health.ALIVE

@@ -133,9 +133,18 @@ class TritonProcess:
         installation: TritonInstallation,
         log: ServerLog,
         metrics: Path | None = None,
+        load: Path | None = None,
     ) -> None:
-        """Start the server; it is not ready yet. Its models record in the directory `metrics`."""
-        self._settings, self._log, self._metrics = settings, log, metrics
+        """Start the server; it is not ready yet.
+
+        Args:
+            settings: of the server.
+            installation: what to run.
+            log: where its output goes.
+            metrics: directory in which its models record.
+            load: file that tells its models how much work waits.
+        """
+        self._settings, self._log, self._metrics, self._load = settings, log, metrics, load
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
@@ -189,6 +198,8 @@ class TritonProcess:
         environment |= to_environment(here, GallerySettings)
         if self._metrics:
             environment[variables.METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
+        if self._load:
+            environment[variables.LOAD_FILE_VARIABLE] = str(self._load)
         environment[variables.LOG_LEVEL_VARIABLE] = self._settings.log_level
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -21,15 +21,18 @@ from tritonclient.grpc import service_pb2
 
 from teran.contract import ADMIN_KEY_HEADER
 from teran.errors import ServingError
+from teran.runtime.load import LoadFile
 from teran.supervisor import installation, process
 from teran.supervisor.canary import Canary, Health, connect, read_canaries
 from teran.supervisor.exposition import Exposition
 from teran.supervisor.health import HealthServer, HealthState
+from teran.supervisor.load import LoadMonitor
 from teran.supervisor.logs import ServerLog
 from teran.supervisor.process import TritonProcess
 from teran.supervisor.repository import check_repository
 from teran.supervisor.settings import ServeSettings
 
+_LOAD_FILE = "load"
 _POLL = 0.2
 """Seconds between looks at the processes."""
 _SLOW_LIMIT = 3
@@ -87,6 +90,12 @@ class Supervisor:
         recorded = tempfile.TemporaryDirectory(prefix=process.RUNTIME_NAME.format(pid=os.getpid()))
         self._recorded = Path(recorded.name)
         self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
+        LoadFile.create(self._recorded / _LOAD_FILE)
+        monitor = LoadMonitor(
+            f"http://{s.host}:{s.metrics_port}/metrics",
+            LoadFile(self._recorded / _LOAD_FILE),
+            s.max_wait,
+        )
         health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
         previous = {
             number: signal.signal(number, self._on_signal)
@@ -99,6 +108,7 @@ class Supervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             health.close()
+            monitor.close()
             recorded.cleanup()
 
     def _on_signal(self, _number: int, _frame: object) -> None:
@@ -112,7 +122,9 @@ class Supervisor:
         restarts: deque[float] = deque(maxlen=_RESTARTS)
         while True:
             recorded = self._recorded if self.settings.metrics else None
-            self._process = TritonProcess(self.settings, self._installation, self._log, recorded)
+            self._process = TritonProcess(
+                self.settings, self._installation, self._log, recorded, self._recorded / _LOAD_FILE
+            )
             self._kill = self._process.kill
             s = self.settings
             try:

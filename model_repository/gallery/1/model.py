@@ -14,6 +14,7 @@ from teran.gallery.catalog import Model
 from teran.gallery.opening import open_catalog
 from teran.gallery.protocol.request import Arrays, Request
 from teran.gallery.protocol.service import GalleryService
+from teran.runtime.admission import Desk
 from teran.runtime.metrics import SEARCH_SECONDS, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
@@ -40,6 +41,7 @@ class TritonPythonModel:
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
         settings = from_environment(GallerySettings)
         self._galleries = open_catalog(model, settings)
+        self._desk = Desk("gallery")
         self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(
             self._galleries, model.embed_dim, settings.write_key, self._recorder, settings
@@ -50,16 +52,17 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         started = perf_counter()
         answers: list[Future[Arrays | TeranError]] = [Future() for _ in requests]
+        for verdict, answer in zip(self._desk.sort(requests), answers, strict=True):
+            if verdict:
+                answer.set_result(verdict)
         read = [_read(one, answer) for one, answer in zip(requests, answers, strict=True)]
         self._service.handle([one for one in read if one])
         results = [answer.result() for answer in answers]
         items = sum(len(next(iter(one.values()))) for one in results if isinstance(one, dict))
-        refused = sum(isinstance(one, TeranInputError) for one in results)
-        failed = sum(isinstance(one, TeranError) for one in results) - refused
+        errors = [one if isinstance(one, TeranError) else None for one in results]
         seconds = perf_counter() - started
-        self._recorder.execution(items, refused, seconds, failed)
-        for request, asked, answer in zip(requests, read, results, strict=True):
-            error = answer if isinstance(answer, TeranError) else None
+        self._recorder.execution(items, errors, seconds)
+        for request, asked, error in zip(requests, read, errors, strict=True):
             self._log.request(request, seconds, error, operation=asked and asked.named_operation)
             is_search = asked is not None and asked.named_operation == "search"
             if asked and is_search and error is None and "accepted_at" in asked.inputs:
@@ -87,7 +90,9 @@ class TritonPythonModel:
 
 
 def _read(request: Any, answer: "Future[Arrays | TeranError]") -> Request | None:
-    """Read a request, or answer it at once where it can't be read."""
+    """Read a request that has no answer yet, or answer it at once where it can't be read."""
+    if answer.done():
+        return None
     tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in _INPUTS}
     inputs = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from teran.errors import TeranInputError, TeranOverloadedError
 from teran.runtime import metrics
 from teran.supervisor.exposition import Exposition
 from teran.supervisor.health import HealthState
@@ -35,12 +36,13 @@ def test_a_repository_that_is_removed_is_told_of_still(tmp_path: Path) -> None:
 
 def test_processes_of_a_model_add_up(tmp_path: Path) -> None:
     recorder = metrics.Recorder("gallery", tmp_path)
-    recorder.execution(items=3, refused=1, seconds=0.004)
+    recorder.execution(items=3, errors=[None, TeranInputError("wrong")], seconds=0.004)
     (own,) = tmp_path.glob("gallery.*")
     shutil.copy(own, tmp_path / "gallery.1.metrics")  # of a process that is gone
-    recorder.execution(items=5, refused=0, seconds=20)
+    recorder.execution(items=5, errors=[None, TeranOverloadedError("later")], seconds=20)
     totals = metrics.read_recorded(tmp_path)["gallery"]
     assert metrics.values_of(metrics.REFUSED_REQUESTS, totals) == [2]
+    assert metrics.values_of(metrics.OVERLOADED_REQUESTS, totals) == [1]
     *counts, total = metrics.values_of(metrics.EXECUTION_SECONDS, totals)
     assert sum(counts) == 3
     assert counts[-1] == 1  # beyond the last bound

@@ -1,0 +1,46 @@
+"""The `admission` model: lets images in, or refuses them while too much is waiting."""
+
+from time import perf_counter
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from teran.errors import TeranError
+from teran.runtime.admission import Door
+from teran.runtime.metrics import Recorder
+from teran.runtime.request import parameters_of
+from teran.runtime.request_log import RequestLog
+from teran.runtime.response import error_response
+
+_NEEDED = ("visual_encoder", "gallery")
+"""The models of every ensemble that begins here."""
+
+
+class TritonPythonModel:
+    """Admits every request by itself."""
+
+    def initialize(self, args: dict[str, str]) -> None:  # noqa: ARG002
+        self._door = Door("admission")
+        self._recorder, self._log = Recorder("admission"), RequestLog("admission")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        started, items = perf_counter(), 0
+        responses: list[Any] = []
+        errors: list[TeranError | None] = []
+        for request in requests:
+            mask = pb_utils.get_input_tensor_by_name(request, "region_mask")
+            count = len(mask.as_numpy())
+            try:
+                self._door.admit(request, parameters_of(request), count, _NEEDED)
+            except TeranError as error:
+                errors.append(error)
+                responses.append(error_response(error))
+                continue
+            items += count
+            errors.append(None)
+            responses.append(pb_utils.InferenceResponse([mask]))
+        seconds = perf_counter() - started
+        self._recorder.execution(items, errors, seconds)
+        for request, error in zip(requests, errors, strict=True):
+            self._log.request(request, seconds, error)
+        return responses

@@ -1,0 +1,91 @@
+"""Which requests a model does: those that will be answered soon, and that somebody waits for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from teran.commandline import from_environment
+from teran.contract import BULK_PARAMETER
+from teran.errors import TeranError, TeranOverloadedError, TeranTimeoutError
+from teran.runtime.load import LoadFile
+from teran.runtime.request import id_of
+from teran.runtime.settings import Admission
+
+_LARGEST = 8
+"""Items of a request that somebody waits for; larger ones are bulk, whatever they say."""
+_BULK_PART = 2 / 3
+"""Of the longest wait: as long may bulk requests wait, so that there is room for others."""
+EXCESSIVE = 2.0
+"""Times the longest wait: what waits so long in a model's queue came past its admission."""
+
+
+class Door:
+    """Admits requests to the models they need, before anything is done for them."""
+
+    def __init__(self, model: str) -> None:
+        """Admit for a model that requests come to first."""
+        self._load = LoadFile(admitting=model)
+        self._longest = from_environment(Admission).max_wait
+
+    def admit(
+        self, request: Any, parameters: Mapping[str, Any], items: int, models: Sequence[str]
+    ) -> None:
+        """Count a request in.
+
+        Args:
+            request: Triton's.
+            parameters: its own.
+            items: how many it has.
+            models: those it needs.
+
+        Raises:
+            TeranOverloadedError: it would wait too long, or longer than its client does.
+        """
+        patience = request.timeout() / 1e6
+        if self._longest:
+            bulk = items > _LARGEST or parameters.get(BULK_PARAMETER) is True
+            longest = self._longest * (_BULK_PART if bulk else 1)
+            limit = min(longest, patience) if patience else longest
+            wait = sum(map(self._load.wait, models))
+            if wait > limit:
+                raise _overloaded(wait, wait - limit / 2)
+        if patience:
+            self._load.set_deadline(id_of(request), patience)
+        self.count(models, items)
+
+    def count(self, models: Sequence[str], items: int) -> None:
+        """Count items of admitted requests; negative ones, if they do not come after all."""
+        for model in models:
+            self._load.admit(model, items)
+
+
+class Desk:
+    """Sorts out what a model need not do any more, of the requests that have reached it."""
+
+    def __init__(self, model: str) -> None:
+        """Sort for a model."""
+        self._model, self._load = model, LoadFile()
+        self._longest = from_environment(Admission).max_wait
+
+    def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
+        """Why each request is not done, or None for those that are."""
+        excess = self._load.take_excess(self._model, len(requests))
+        had_to_wait = self._load.read(self._model).pending > 0
+        return [
+            _overloaded(EXCESSIVE * self._longest, self._longest)
+            if i < excess
+            else self._gone(request, had_to_wait)
+            for i, request in enumerate(requests)
+        ]
+
+    def _gone(self, request: Any, had_to_wait: bool) -> TeranError | None:
+        # Triton tells of a step in an ensemble never that its caller has gone, and takes 60 us.
+        if self._load.is_over(id_of(request)) or (had_to_wait and request.is_cancelled()):
+            return TeranTimeoutError("nobody waits for this request any more")
+        return None
+
+
+def _overloaded(wait: float, retry_after: float) -> TeranOverloadedError:
+    """The error of a request that would wait too long."""
+    return TeranOverloadedError(
+        f"about {wait:.2f} s of work is waiting already", max(0.001, retry_after)
+    )

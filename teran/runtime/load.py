@@ -1,0 +1,135 @@
+"""How much work waits for every model, in a file that the supervisor and the models map.
+
+The supervisor measures what the server has done, and the models that admit requests count what they
+let in. Together that tells how long a new request would wait, without asking anybody.
+"""
+
+import mmap
+import os
+import struct
+import time
+from dataclasses import astuple, dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from teran.runtime.environment import LOAD_FILE_VARIABLE
+
+MODELS = ("tokenizer", "textual_encoder", "visual_encoder", "alignment", "gallery")
+"""Those that have a queue."""
+ADMITTING = ("tokenizer", "admission")
+"""Those that requests come to first. Each has its own counters, so that nobody waits for a lock."""
+_FEW = 4
+"""Items that may always be ahead: how fast a model is, only work tells."""
+_DEADLINES = 4096
+"""Requests whose deadlines are remembered."""
+_RECORD = struct.Struct("d7dd")  # begins and ends with its version: torn reads are noticed
+_COUNTERS = len(MODELS) * _RECORD.size
+_SLOTS = _COUNTERS + 8 * len(MODELS) * len(ADMITTING)
+_SLOT = struct.Struct("dd")
+_SIZE = _SLOTS + _DEADLINES * _SLOT.size
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the supervisor last saw of a model."""
+
+    at: float = 0.0
+    """When, by the monotonic clock."""
+    items: float = 0.0
+    """That were waiting or being computed."""
+    admitted: float = 0.0
+    """Items ever let in by then."""
+    seconds: float = 0.0
+    """For an item, at full work; 0 where that is not known yet."""
+    excess: float = 0.0
+    """Requests in its queue that came past the admission and have waited too long already."""
+    number: float = 0.0
+    """Of this measurement."""
+    pending: float = 0.0
+    """Requests in its queue."""
+
+
+class LoadFile:
+    """The file, mapped; or as good as an empty one where nobody supervises."""
+
+    def __init__(self, path: Path | None = None, admitting: str | None = None) -> None:
+        """Map the file, by default the one that the environment names.
+
+        Args:
+            path: the file, which `create` has made.
+            admitting: which of the models that admit requests this is.
+        """
+        given = path or os.environ.get(LOAD_FILE_VARIABLE)
+        if given:
+            with Path(given).open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), _SIZE)
+        else:
+            self._map = mmap.mmap(-1, _SIZE)
+        self._counters = memoryview(self._map)[_COUNTERS:_SLOTS].cast("d")
+        self._own = len(MODELS) * ADMITTING.index(admitting) if admitting else None
+        self._shed: dict[str, tuple[float, float]] = {}
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make an empty file."""
+        path.write_bytes(bytes(_SIZE))
+
+    def write(self, model: str, load: Load) -> None:
+        """Say what was seen of a model; only the supervisor does."""
+        start = MODELS.index(model) * _RECORD.size
+        version = struct.unpack_from("d", self._map, start)[0] + 1
+        struct.pack_into("d", self._map, start, version)
+        _RECORD.pack_into(self._map, start, version, *astuple(load), version)
+
+    def read(self, model: str) -> Load:
+        """What was last seen of a model."""
+        start = MODELS.index(model) * _RECORD.size
+        while True:
+            version, *values, again = _RECORD.unpack_from(self._map, start)
+            if version == again:
+                return Load(*values)
+
+    def admitted(self, model: str) -> float:
+        """Items ever let in for a model."""
+        return sum(self._counters[MODELS.index(model) :: len(MODELS)])
+
+    def admit(self, model: str, items: int) -> None:
+        """Count items that are let in; fewer than none, if they do not come after all."""
+        assert self._own is not None
+        self._counters[self._own + MODELS.index(model)] += items
+
+    def wait(self, model: str) -> float:
+        """Seconds until a model would begin with what comes now."""
+        load = self.read(model)
+        if not load.seconds:
+            return 0.0
+        come = self.admitted(model) - load.admitted
+        ahead = load.items + come - (time.monotonic() - load.at) / load.seconds
+        return ahead * load.seconds if ahead > _FEW else 0.0
+
+    def take_excess(self, model: str, most: int) -> int:
+        """How many of the requests that a model has at hand it should refuse, the oldest first."""
+        load = self.read(model)
+        number, left = self._shed.get(model, (0.0, 0.0))
+        if number != load.number:
+            left = load.excess
+        taken = min(most, int(left))
+        self._shed[model] = load.number, left - taken
+        return taken
+
+    def set_deadline(self, request: str, seconds: float) -> None:
+        """Remember that nobody waits for a request any longer than that."""
+        place, key = _place(request)
+        _SLOT.pack_into(self._map, place, key, time.monotonic() + seconds)
+
+    def is_over(self, request: str) -> bool:
+        """Whether the deadline of a request has passed, if there was one."""
+        place, key = _place(request)
+        stored, deadline = _SLOT.unpack_from(self._map, place)
+        return bool(stored == key and deadline < time.monotonic())
+
+
+def _place(request: str) -> tuple[int, float]:
+    """Where a request's deadline is, and by what it is known there."""
+    key = int.from_bytes(blake2b(request.encode(), digest_size=6).digest())
+    return _SLOTS + key % _DEADLINES * _SLOT.size, float(key)
