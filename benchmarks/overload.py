@@ -93,12 +93,12 @@ class Caller:
             )
             for _ in range(CHANNELS)
         ]
-        self._calls = [channel.unary_unary(METHOD) for channel in self._channels]
+        self._calls = [channel.unary_unary(METHOD, None, None) for channel in self._channels]
         self._count = 0
 
     async def close(self) -> None:
         for channel in self._channels:
-            await channel.close()
+            await channel.close(None)
 
     async def one(self, tally: Tally) -> None:
         """Send one request and count what comes of it."""
@@ -172,7 +172,7 @@ async def measure(
     caller = Caller(server.url, load, captions)
     await caller.closed(8, 5)  # warm
     usual = median(await caller.alone())
-    saturation = await caller.closed(16, step)
+    saturation = max([await caller.closed(clients, step) for clients in (4, 8, 16)])
     rising = []
     for part in (0.6, 0.8, 0.9, 1.0, 1.1):
         tally = await caller.at_rate(part * saturation, step)
@@ -279,8 +279,8 @@ def main() -> None:
     for variant, loads in results.items():
         for load, one in loads.items():
             over = one["overload"]
-            cells = (one["peak_goodput"], over["offered"], over["goodput"], one["goodput_of_peak"])
-            cells += (over["p99_ms"], one["first_request_after_ms"])
+            cells = [one["peak_goodput"], over["offered"], over["goodput"], one["goodput_of_peak"]]
+            cells += [over["p99_ms"], one["first_request_after_ms"]]
             table.add_row(f"{load}, {variant}", *map(str, cells))
     console.print(table)
     console.print(f"written to {path}")

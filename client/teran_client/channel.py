@@ -43,6 +43,8 @@ _MOST_CRASHES = 3
 """So often a process may die of a request; others die with it, so it is not sent once more."""
 _RECOVERY = 2.0
 """Seconds a dead process is left alone: it may answer so until another takes its place."""
+_PATIENT_DELAY = 0.25
+"""Seconds after which bulk asks an overloaded server again at the latest, if it does not say."""
 _MOST_TOKENS, _EARNED = 10.0, 0.1
 """Repetitions a client may spend on overload, and what each answered call earns of one."""
 _REPEATABLE = {Outcome.REFUSED, Outcome.LOST, Outcome.CRASHED}
@@ -171,8 +173,8 @@ class Channel:
             overloaded = isinstance(failure.error, TeranOverloadedError)
             if isinstance(failure.error, TeranOverloadedError):
                 self._reached = True
-                pause = max(failure.error.retry_after, delay / 4 if patient else delay)
-                pause *= 0.75 + random.random() / 2
+                again = min(delay / 4, _PATIENT_DELAY) if patient else delay
+                pause = max(failure.error.retry_after, again) * (0.75 + random.random() / 2)
             if (
                 failure.outcome not in repeatable
                 or (overloaded and not patient and not self._spend())

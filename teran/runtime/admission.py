@@ -18,6 +18,10 @@ EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
 
 
+_QUEUE = 4
+"""Requests in one execution, which tell that they had to wait for it."""
+
+
 class Door:
     """Admits requests to the models they need, before anything is done for them."""
 
@@ -45,7 +49,8 @@ class Door:
             bulk = items > _LARGEST or parameters.get(BULK_PARAMETER) is True
             longest = self._longest * (_BULK_PART if bulk else 1)
             limit = min(longest, patience) if patience else longest
-            wait = sum(map(self._load.wait, models))
+            # What is ahead of a model are all that were let in for it, those in its forerunners too.
+            wait = max(map(self._load.wait, models), default=0.0)
             if wait > limit:
                 raise _overloaded(wait, wait - limit / 2)
         if patience:
@@ -69,7 +74,7 @@ class Desk:
     def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
         """Why each request is not done, or None for those that are."""
         excess = self._load.take_excess(self._model, len(requests))
-        had_to_wait = self._load.read(self._model).pending > 0
+        had_to_wait = len(requests) >= _QUEUE
         return [
             _overloaded(EXCESSIVE * self._longest, self._longest)
             if i < excess

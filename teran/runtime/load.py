@@ -22,7 +22,7 @@ _FEW = 4
 """Items that may always be ahead: how fast a model is, only work tells."""
 _DEADLINES = 4096
 """Requests whose deadlines are remembered."""
-_RECORD = struct.Struct("d7dd")  # begins and ends with its version: torn reads are noticed
+_RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads are noticed
 _COUNTERS = len(MODELS) * _RECORD.size
 _SLOTS = _COUNTERS + 8 * len(MODELS) * len(ADMITTING)
 _SLOT = struct.Struct("dd")
@@ -45,8 +45,6 @@ class Load:
     """Requests in its queue that came past the admission and have waited too long already."""
     number: float = 0.0
     """Of this measurement."""
-    pending: float = 0.0
-    """Requests in its queue."""
 
 
 class LoadFile:

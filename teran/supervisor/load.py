@@ -7,7 +7,7 @@ full work, one that had requests waiting at both ends of a while, shows how fast
 import re
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from math import exp
 
@@ -21,6 +21,8 @@ _REST = 1.0
 """Seconds between looks while nothing is admitted: requests may come past the admission."""
 _MEMORY = 2.0
 """Seconds after which a speed that was seen counts for a third."""
+_LATELY = 5
+"""Looks that together prove a model to be faster than is believed."""
 _STUCK = 1.0
 """Seconds without progress, and with an empty queue, after which nothing is left to do."""
 _LARGEST_BATCH = 64
@@ -58,6 +60,8 @@ class ModelLoad:
     """Between what was admitted and what was done, with nothing left to do: some items fail, and
     some requests come past the admission."""
     _progress: float = 0.0
+    _lately: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_LATELY))
+    """Seconds between looks, and items done between them."""
     _number: float = 0.0
 
     def look(self, counts: Counts, admitted: float, at: float, max_wait: float) -> Load:
@@ -67,15 +71,18 @@ class ModelLoad:
             counts: what Triton says.
             admitted: items ever let in.
             at: when, in seconds.
-            max_wait: seconds a request may wait.
+            max_wait: seconds a request may wait; 0 for any time.
         """
         before, self.counts = self.counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before = admitted - counts.items, counts
-        elapsed, done = at - self._at, counts.items - before.items
+        elapsed, done = at - (self._at or at), counts.items - before.items
         if done or counts.pending or self._progress == 0:
             self._progress = at
-        if before.pending and counts.pending:
+        self._lately.append((elapsed, done))
+        total, finished = (sum(column) for column in zip(*self._lately, strict=True))
+        faster = finished * self._busy > total * self._items  # than is believed
+        if (before.pending and counts.pending) or faster:
             kept = exp(-elapsed / _MEMORY)
             self._busy = kept * self._busy + elapsed
             self._items = kept * self._items + done
@@ -86,10 +93,12 @@ class ModelLoad:
             left = 0.0
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
         self._difference = admitted - counts.items - left
-        most = EXCESSIVE * max_wait * self._requests / self._busy if self._busy else counts.pending
-        excess = max(0.0, counts.pending - max(_FEWEST, most))
+        excess = 0.0
+        if max_wait and self._busy:
+            most = EXCESSIVE * max_wait * self._requests / self._busy
+            excess = max(0.0, counts.pending - max(_FEWEST, most))
         self._at, self._number = at, self._number + 1
-        return Load(at, left, admitted, seconds, excess, self._number, counts.pending)
+        return Load(at, left, admitted, seconds, excess, self._number)
 
 
 class LoadMonitor:

@@ -2,7 +2,7 @@
 
 Triton 2.51 neither restarts a model's killed process nor takes back its ready flag. The supervisor
 watches the processes, asks every model for a canary inference from time to time, and reloads those
-that fail; if that does not help, it restarts the server.
+that fail; if that does not help, or the server itself has crashed, it restarts the server.
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ class Supervisor:
                 return status
             if len(restarts) == _RESTARTS and time.monotonic() - restarts[0] < _RESTART_WINDOW:
                 raise ServingError(
-                    f"the models kept failing after {_RESTARTS} restarts of the server"
+                    f"the server or its models kept failing after {_RESTARTS} restarts"
                 )
             restarts.append(time.monotonic())
             self._metrics.restarts.inc()
@@ -198,7 +198,7 @@ class Supervisor:
         while not self._stop.wait(_POLL):
             if self._process.status is not None:
                 self._report(f"the server ended with status {self._process.status}", "ERROR")
-                return True
+                return self._process.status == 0  # whoever stopped it in good order meant it
             dead = watched - {model for one, model in models.items() if not process.has_died(one)}
             if dead or time.monotonic() - checked > self.settings.check_interval:
                 for model in dead:

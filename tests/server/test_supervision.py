@@ -196,3 +196,16 @@ def test_stale_shared_memory_is_removed(repository: Path, tmp_path: Path) -> Non
     stale.write_bytes(b"left behind")
     with background_server(repository, log=tmp_path / "log"):
         assert not stale.exists()
+
+
+def test_a_server_that_crashes_is_started_again(repository: Path, tmp_path: Path) -> None:
+    with background_server(repository, log=tmp_path / "log") as server:
+        with TeranClient(server.url) as client:
+            client.encode_captions("a dog")
+            for _ in range(2):
+                triton = next(p for p in children(server) if p.name().startswith("tritonserver"))
+                triton.send_signal(signal.SIGABRT)
+                assert wait_for(lambda: not server.is_ready(), 5)
+                assert client.encode_captions("a dog").tokens[1] == "a"  # by patience alone
+                assert wait_for(server.is_ready)
+        assert server.process.poll() is None

@@ -9,6 +9,7 @@ import pytest
 from teran_client import (
     AsyncTeranClient,
     TeranInputError,
+    TeranOverloadedError,
     TeranServerError,
     TeranTimeoutError,
     TeranUnavailableError,
@@ -38,6 +39,8 @@ ANYTHING = "Stub process 'gallery_0_0' is not healthy. teran:busy: protocol is r
          "healthy.", TeranUnavailableError, Outcome.CRASHED),
         (Code.UNAVAILABLE, f"in ensemble 'index', {mark(Reason.BUSY, 'a snapshot is written')}",
          TeranUnavailableError, Outcome.REFUSED),
+        (Code.UNAVAILABLE, f"in ensemble 'search', {mark(Reason.OVERLOADED, 'later', 0.25)}",
+         TeranOverloadedError, Outcome.REFUSED),
         (Code.UNAVAILABLE, "failed to connect to all addresses; last error: ...",
          TeranUnavailableError, Outcome.REFUSED),
         (Code.UNAVAILABLE, "Socket closed", TeranUnavailableError, Outcome.LOST),
@@ -156,5 +159,35 @@ def test_what_models_die_of_is_sent_a_few_times_only() -> None:
                 await client.search("a dog", timeout=30)
             assert service.calls == 3
             assert not isinstance(e.value, TeranUnavailableError)
+
+    asyncio.run(run())
+
+
+FULL = (Code.UNAVAILABLE, mark(Reason.OVERLOADED, "about 1 s of work is waiting already", 0.01))
+
+
+def test_an_overloaded_server_is_asked_again_a_few_times_only() -> None:
+    """Not by every call: a client has so many repetitions, and earns them by what is answered."""
+
+    async def run() -> None:
+        async with failing(*FULL) as (client, service):
+            with pytest.raises(TeranOverloadedError, match="1 s of work is waiting") as caught:
+                await client.search("a dog")
+            assert caught.value.retry_after == pytest.approx(0.01)
+            assert 2 <= service.calls <= 11
+            for _ in range(20):
+                with pytest.raises(TeranOverloadedError):
+                    await client.search("a dog", timeout=0.5)
+            assert service.calls <= 31
+
+    asyncio.run(run())
+
+
+def test_bulk_waits_until_an_overloaded_server_takes_it() -> None:
+    async def run() -> None:
+        async with failing(*FULL) as (client, service):
+            with pytest.raises(TeranOverloadedError):
+                await client.search([f"dog {i}" for i in range(9)], timeout=3)
+            assert service.calls > 15
 
     asyncio.run(run())

@@ -1,0 +1,104 @@
+"""Who is let in, by what waits already."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from teran.contract import BULK_PARAMETER
+from teran.errors import TeranOverloadedError, TeranTimeoutError
+from teran.runtime.admission import Desk, Door
+from teran.runtime.environment import LOAD_FILE_VARIABLE
+from teran.runtime.load import Load, LoadFile
+
+
+@dataclass
+class Request:
+    """What is asked of Triton's."""
+
+    seconds: float = 0
+    id: str = "a"
+    cancelled: bool = False
+
+    def timeout(self) -> int:
+        return int(1e6 * self.seconds)
+
+    def request_id(self) -> str:
+        return self.id
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadFile:
+    LoadFile.create(tmp_path / "load")
+    monkeypatch.setenv(LOAD_FILE_VARIABLE, str(tmp_path / "load"))
+    monkeypatch.setenv("TERAN_MAX_WAIT", "1")
+    return LoadFile()
+
+
+def waiting(file: LoadFile, model: str, seconds: float) -> None:
+    at = time.monotonic() + 10  # it does not get less during a test
+    file.write(
+        model, Load(at, items=100 * seconds - 1000, admitted=file.admitted(model), seconds=0.01)
+    )
+
+
+def admitted(door: Door, request: Request, items: int = 1, *, bulk: bool = False) -> bool:
+    try:
+        door.admit(request, {BULK_PARAMETER: bulk}, items, ["textual_encoder", "gallery"])
+    except TeranOverloadedError as error:
+        return error.retry_after <= 0  # which nobody may be told
+    return True
+
+
+@pytest.mark.parametrize("model", ["textual_encoder", "gallery"])
+def test_searches_come_before_bulk(file: LoadFile, model: str) -> None:
+    door = Door("tokenizer")
+    for wait, small, large in ((0.5, True, True), (0.9, True, False), (1.1, False, False)):
+        waiting(file, model, wait)
+        assert admitted(door, Request()) is small
+        assert admitted(door, Request(), bulk=True) is large
+        assert admitted(door, Request(), items=64) is large
+
+
+def test_what_is_let_in_is_ahead_of_what_comes_next(file: LoadFile) -> None:
+    door = Door("tokenizer")
+    waiting(file, "gallery", 0.9)
+    let_in = sum(admitted(door, Request()) for _ in range(50))
+    assert 8 <= let_in <= 12  # a tenth of a second, of a hundredth each
+    door.count(["gallery"], -let_in)
+    assert admitted(door, Request())
+
+
+def test_nobody_is_let_in_whose_client_will_not_wait(file: LoadFile) -> None:
+    door = Door("tokenizer")
+    waiting(file, "gallery", 0.5)
+    assert not admitted(door, Request(seconds=0.3))
+    assert admitted(door, Request(seconds=0.7))
+
+
+def test_without_a_limit_all_come_in(file: LoadFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERAN_MAX_WAIT", "0")
+    waiting(file, "gallery", 100)
+    assert admitted(Door("tokenizer"), Request(), bulk=True)
+
+
+def test_what_nobody_waits_for_is_not_done(file: LoadFile) -> None:
+    door, desk = Door("tokenizer"), Desk("textual_encoder")
+    door.admit(Request(0.01, "over"), {}, 1, ["textual_encoder"])
+    door.admit(Request(60, "not over"), {}, 1, ["textual_encoder"])
+    time.sleep(0.02)
+    over, fine = desk.sort([Request(id="over"), Request(id="not over")])
+    assert isinstance(over, TeranTimeoutError)
+    assert fine is None
+    queue = [Request(id=str(i), cancelled=i == 2) for i in range(5)]
+    assert [one is not None for one in desk.sort(queue)] == [False, False, True, False, False]
+
+
+def test_the_oldest_go_where_too_many_came_past_the_door(file: LoadFile) -> None:
+    file.write("gallery", Load(excess=2, number=1))
+    verdicts = Desk("gallery").sort([Request() for _ in range(5)])
+    assert [type(one) for one in verdicts] == [TeranOverloadedError] * 2 + [type(None)] * 3

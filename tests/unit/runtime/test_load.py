@@ -1,0 +1,72 @@
+"""What the load file tells about work that waits."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from teran.runtime.load import Load, LoadFile
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    LoadFile.create(tmp_path / "load")
+    return tmp_path / "load"
+
+
+def test_the_wait_is_what_is_left_and_what_came_since(path: Path) -> None:
+    supervisor, tokenizer = LoadFile(path), LoadFile(path, "tokenizer")
+    admission, other = LoadFile(path, "admission"), LoadFile(path)
+    assert other.wait("gallery") == 0
+    tokenizer.admit("gallery", 7)  # before the measurement, which knows of it
+    seen = Load(time.monotonic(), items=20, admitted=supervisor.admitted("gallery"), seconds=0.1)
+    supervisor.write("gallery", seen)
+    assert other.wait("gallery") == pytest.approx(2, abs=0.05)
+    tokenizer.admit("gallery", 10)
+    admission.admit("gallery", 5)
+    assert other.wait("gallery") == pytest.approx(3.5, abs=0.05)
+    tokenizer.admit("gallery", -10)
+    assert other.wait("gallery") == pytest.approx(2.5, abs=0.05)
+    assert other.wait("visual_encoder") == 0
+
+
+def test_what_should_be_done_by_now_is_not_waited_for(path: Path) -> None:
+    file = LoadFile(path)
+    file.write("gallery", Load(time.monotonic() - 1, items=20, seconds=0.1))
+    assert file.wait("gallery") == pytest.approx(1, abs=0.05)
+    file.write("gallery", Load(time.monotonic() - 5, items=20, seconds=0.1))
+    assert file.wait("gallery") == 0
+
+
+def test_a_few_items_may_always_be_ahead(path: Path) -> None:
+    """Or a speed that was once misjudged could never be seen to be better."""
+    file = LoadFile(path)
+    file.write("gallery", Load(time.monotonic(), items=4, seconds=1000))
+    assert file.wait("gallery") == 0
+
+
+def test_an_excess_is_shed_once(path: Path) -> None:
+    file = LoadFile(path)
+    file.write("gallery", Load(excess=5, number=1))
+    assert [file.take_excess("gallery", 3) for _ in range(3)] == [3, 2, 0]
+    file.write("gallery", Load(excess=1, number=2))
+    assert [file.take_excess("gallery", 3) for _ in range(2)] == [1, 0]
+
+
+def test_a_deadline_is_known_to_all(path: Path) -> None:
+    first, second = LoadFile(path, "tokenizer"), LoadFile(path)
+    first.set_deadline("a", 0.05)
+    first.set_deadline("b", 60)
+    assert not second.is_over("a")
+    time.sleep(0.06)
+    assert second.is_over("a")
+    assert not second.is_over("b")
+    assert not second.is_over("never seen")
+
+
+def test_nothing_waits_without_a_supervisor() -> None:
+    file = LoadFile(admitting="tokenizer")
+    file.admit("gallery", 1000)
+    assert file.wait("gallery") == 0
+    assert file.take_excess("gallery", 64) == 0
+    assert not file.is_over("a")

@@ -1,0 +1,99 @@
+"""What is made of Triton's counts."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teran.runtime.load import Load
+from teran.supervisor.load import Counts, ModelLoad, read_counts
+
+STEP = 0.05
+METRICS = """
+# HELP nv_inference_count Number of inferences performed
+nv_inference_count{model="gallery",version="1"} 12
+nv_inference_request_success{model="gallery",version="1"} 7
+nv_inference_pending_request_count{model="gallery",version="1"} 3
+nv_inference_pending_request_count{model="search",version="1"} 0
+"""
+
+
+def test_counts_are_read_from_metrics() -> None:
+    counts = read_counts(METRICS)
+    assert counts["gallery"] == Counts(pending=3, items=12, requests=7)
+    assert counts["nowhere"] == Counts()
+
+
+class Server:
+    """A model that does so many items a second, of those that are let in."""
+
+    def __init__(self, seconds: float, max_wait: float = 0.1) -> None:
+        self.load, self.seconds, self.max_wait = ModelLoad(), seconds, max_wait
+        self.now, self.admitted, self.done, self.came = 100.0, 0.0, 0.0, 0.0
+
+    def step(self, items: float = 0, past: float = 0, lost: float = 0) -> Load:
+        """Let items in, some past the door; some of those let in never come."""
+        self.admitted += items
+        self.came += items + past - lost
+        self.done = min(self.came, self.done + STEP / self.seconds)
+        left = self.came - self.done
+        self.now += STEP
+        counts = Counts(max(0, left - 1), self.done, self.done)
+        return self.load.look(counts, self.admitted, self.now, self.max_wait)
+
+
+def test_the_speed_is_learnt_at_full_work_only() -> None:
+    server = Server(0.005)
+    for _ in range(20):
+        idle = server.step(2)  # of ten that it could do
+    assert idle.seconds == 0
+    for _ in range(20):
+        busy = server.step(20)
+    assert busy.seconds == pytest.approx(0.005, rel=0.1)
+    assert busy.items == pytest.approx(server.came - server.done)
+
+
+def test_a_speed_that_was_misjudged_is_seen_to_be_better() -> None:
+    server = Server(5.0)  # it hung for a while
+    for _ in range(60):
+        slow = server.step(1)
+    assert slow.seconds > 1
+    server.seconds = 0.005
+    server.done = server.came
+    for _ in range(40):
+        fast = server.step(5)  # not enough to have any wait
+    assert fast.seconds < 0.02
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 10)), max_size=40))
+def test_what_fails_or_comes_past_the_door_is_forgotten(steps: list[tuple[int, int, int]]) -> None:
+    server = Server(0.005)
+    for items, past, lost in steps:
+        load = server.step(items, past, min(lost, items))
+        left = max(0.0, server.came - server.done - 1)
+        assert left <= load.items <= (left + 1) * 64
+    for _ in range(200):
+        load = server.step()
+    assert load.items == 0
+    assert server.step(8).items == pytest.approx(server.came - server.done)
+
+
+def test_a_new_server_begins_with_nothing() -> None:
+    server = Server(0.005)
+    for _ in range(10):
+        server.step(20)
+    server.done = server.came = 0
+    assert server.step().items == 0
+
+
+def test_only_what_waits_too_long_is_shed() -> None:
+    server = Server(0.005)
+    loads = [server.step(past=10) for _ in range(20)]  # as much as it can do
+    assert not any(load.excess for load in loads)
+    loads = [server.step(past=30) for _ in range(20)]
+    assert loads[-1].excess == pytest.approx(server.came - server.done - 1 - 0.2 / 0.005, abs=5)
+    numbers = [load.number for load in loads]
+    assert all(b == a + 1 for a, b in itertools.pairwise(numbers))
+    unlimited = Server(0.005, max_wait=0)
+    assert not any(unlimited.step(past=30).excess for _ in range(20))
