@@ -49,7 +49,7 @@ class Door:
             bulk = items > _LARGEST or parameters.get(BULK_PARAMETER) is True
             longest = self._longest * (_BULK_PART if bulk else 1)
             limit = min(longest, patience) if patience else longest
-            # What is ahead of a model are all that were let in for it, those in its forerunners too.
+            # Ahead of a model is all that was let in for it, what its forerunners have yet too.
             wait = max(map(self._load.wait, models), default=0.0)
             if wait > limit:
                 raise _overloaded(wait, wait - limit / 2)

@@ -31,7 +31,7 @@ class Request:
         return self.cancelled
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadFile:
     LoadFile.create(tmp_path / "load")
     monkeypatch.setenv(LOAD_FILE_VARIABLE, str(tmp_path / "load"))
@@ -86,7 +86,7 @@ def test_without_a_limit_all_come_in(file: LoadFile, monkeypatch: pytest.MonkeyP
     assert admitted(Door("tokenizer"), Request(), bulk=True)
 
 
-def test_what_nobody_waits_for_is_not_done(file: LoadFile) -> None:
+def test_what_nobody_waits_for_is_not_done() -> None:
     door, desk = Door("tokenizer"), Desk("textual_encoder")
     door.admit(Request(0.01, "over"), {}, 1, ["textual_encoder"])
     door.admit(Request(60, "not over"), {}, 1, ["textual_encoder"])
