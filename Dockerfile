@@ -3,7 +3,10 @@
 #   gpu  NVIDIA's Triton image, whose C++ backends serve TensorRT and compiled PyTorch engines
 #
 #   docker build --target cpu -t teran:cpu .
-#   docker run --rm --shm-size 1g -p 127.0.0.1:8001:8001 -v ./bundle:/bundle:ro -v teran:/var/lib/teran teran:cpu
+#   docker run --rm --shm-size 1g -p 127.0.0.1:8001:8001 -e TERAN_INSECURE=true \
+#       -v ./bundle:/bundle:ro -v teran:/var/lib/teran teran:cpu
+#
+# TERAN_INSECURE: without TLS and a write key, as only this host reaches the port (docs/security.md).
 #
 # On x86-64, PyPI's torch brings several GB of CUDA libraries. Where pip's own settings (PIP_INDEX_URL,
 # a wheel folder mounted into the build) don't lead to a CPU build, name an index that has one:
@@ -51,7 +54,7 @@ ENV PATH=/opt/teran/bin:$PATH \
 USER 10001
 WORKDIR /var/lib/teran
 VOLUME /var/lib/teran
-EXPOSE 8000 8001 8002 8003
+EXPOSE 8001 8002 8003
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
     CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8003/health/ready')"]
@@ -86,7 +89,7 @@ ENV PATH=/opt/teran/bin:$PATH \
 USER 10001
 WORKDIR /var/lib/teran
 VOLUME /var/lib/teran
-EXPOSE 8000 8001 8002 8003
+EXPOSE 8001 8002 8003
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60m --retries=3 \
     CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8003/health/ready')"]

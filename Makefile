@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo monitor train-demo test check generate format bench dist container clean
+.PHONY: help setup demo monitor train-demo test check generate format bench soak hostile dist container clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure latency of the full-size model, every engine and precision
 	$(BIN)/python -m benchmarks.latency
+
+soak: $(READY) ## Half an hour of mixed traffic on the demo's model: does anything grow? (SECONDS=1800)
+	$(BIN)/teran export examples/scenes/model build/demo/repository
+	$(BIN)/python -m benchmarks.soak --repository build/demo/repository --seconds $(if $(filter command% environment,$(origin SECONDS)),$(SECONDS),1800)
+
+hostile: $(READY) ## Ten thousand generated requests that nobody would send by mistake
+	HOSTILE_REQUESTS=10000 $(BIN)/python -m pytest -s --timeout 1800 tests/server/test_hostile.py
 
 dist: $(READY) ## Build wheel and source distribution, and prove them in empty environments
 	$(BIN)/python -m tools.dist

@@ -32,13 +32,13 @@ size=$(buildah images --format '{{.Size}}' localhost/teran:cpu)
 step "serving the demo's model from it"
 container=$(buildah from localhost/teran:cpu)
 port() { python3 -c "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"; }
-grpc=$(port) http=$(port) metrics=$(port) health=$(port)
+grpc=$(port) metrics=$(port) health=$(port)
 log="$work/server.log"
 # In a session of its own, so that all of it can be stopped and nothing else.
 setsid buildah --storage-driver vfs --root "$work/storage" --runroot "$work/run" \
     run --isolation chroot --volume "$PWD/examples/scenes/model:/bundle:ro" \
     --env TERAN_HOST=127.0.0.1 --env TERAN_PRECISION=fp32 \
-    --env TERAN_GRPC_PORT="$grpc" --env TERAN_HTTP_PORT="$http" \
+    --env TERAN_GRPC_PORT="$grpc" \
     --env TERAN_METRICS_PORT="$metrics" --env TERAN_HEALTH_PORT="$health" \
     "$container" -- teran-entrypoint > "$log" 2>&1 &
 server=$!

@@ -54,6 +54,18 @@ ROWS: dict[str, list[Panel]] = {
             "reqps",
         ),
     ],
+    "Overload": [
+        Panel(
+            "Refused for overload",
+            {"{{model}}": "sum by (model) (rate(teran_overloaded_requests_total[5m]))"},
+            "reqps",
+        ),
+        Panel(
+            "Nobody waited any more",
+            {"{{model}}": "sum by (model) (rate(teran_abandoned_requests_total[5m]))"},
+            "reqps",
+        ),
+    ],
     "Time": [
         Panel("Time in the queue", {"{{model}}": "teran:queue_seconds:mean5m"}, "s"),
         Panel("Execution, 99th percentile", {"{{model}}": "teran:execution_seconds:p99_5m"}, "s"),

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import teran
 from teran.errors import TeranError, TeranInputError
+from teran.secrets import VARIABLES
 
 T = TypeVar("T")
 Positive = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -91,7 +92,7 @@ def run(app: App, arguments: Sequence[str] | None = None) -> None:
         if name in _TRUTHS:
             word = value.strip().lower()
             os.environ[name] = {"on": "true", "off": "false"}.get(word, word)
-        if not value:  # empty is as good as not set, as in a compose file
+        if not value and name not in VARIABLES:  # as good as not set, as in a compose file
             del os.environ[name]
     try:
         sys.exit(app(arguments) or 0)

@@ -117,6 +117,7 @@ class Channel:
         retry: bool = True,
         idempotent: bool = True,
         patient: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Call a method of Triton's inference service.
 
@@ -127,6 +128,7 @@ class Channel:
             retry: whether to repeat it where the server can't be reached.
             idempotent: whether doing it twice is as good as once.
             patient: whether to ask an overloaded server again until the time is over.
+            headers: metadata of this call, where the client's own has none of the name.
 
         Raises:
             TeranInputError: the server refuses the request.
@@ -136,7 +138,9 @@ class Channel:
             TeranServerError: it failed otherwise.
         """
         limit = self._timeout if timeout is None else timeout
-        call = Call.of(method, request, self.url, self._metadata)
+        known = {name for name, _ in self._metadata}
+        own = [entry for entry in (headers or {}).items() if entry[0] not in known]
+        call = Call.of(method, request, self.url, [*self._metadata, *own])
         with ExitStack() as stack:
             for observer in self._observers:
                 stack.enter_context(observer.call(call))

@@ -19,7 +19,8 @@ from teran_client.results import Hit, SearchResult
 
 _POLL = 0.2
 """Seconds between questions whether something long is done."""
-_IDEMPOTENT = {"known", "info", "alias", "job"}
+_READING = {"known", "info", "job"}
+_IDEMPOTENT = _READING | {"alias"}
 """A deletion done twice might take what another client has indexed in between."""
 QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
@@ -313,7 +314,7 @@ class AsyncGalleryVerbs:
     ) -> list[Report]:
         named = {"gallery": gallery} if gallery is not None else {}
         outputs = await self._infer(
-            "gallery",
+            "gallery" if operation in _READING else "change",
             _ids(ids),
             ("report",),
             parameters={"operation": operation, **named, **parameters},

@@ -9,7 +9,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from teran.commandline import options
+from teran.contract import WRITE_KEY_HEADER
 from teran.errors import TeranInputError
+from teran.secrets import read_key
 from teran_client.channel import Tls
 from teran_client.sync import TeranClient
 
@@ -27,6 +29,8 @@ class Connection:
     """Seconds a request may take, retries included."""
     ca: Annotated[Path | None, Parameter(env_var="TERAN_TLS_CA")] = None
     """Certificate authority; switches TLS on."""
+    write_key_file: Path | None = None
+    """File with the key for changes of galleries; else it is in TERAN_WRITE_KEY."""
     header: Annotated[tuple[str, ...], Parameter(env_var=(), negative=(), show_default=False)] = ()
     """Metadata sent with every request, as key=value."""
 
@@ -36,6 +40,7 @@ class Connection:
 
         Raises:
             TeranInputError: a header is none.
+            ServingError: the write key is none.
         """
         headers = {}
         for entry in self.header:
@@ -43,6 +48,9 @@ class Connection:
             if not separator:
                 raise TeranInputError(f"--header is {entry!r}, expected key=value")
             headers[key] = value
+        write_key = read_key("TERAN_WRITE_KEY", self.write_key_file)
+        if write_key:
+            headers.setdefault(WRITE_KEY_HEADER, write_key)
         tls = Tls(root_certificates=self.ca) if self.ca else None
         with TeranClient(
             self.url, timeout=self.timeout, tls=tls, headers=headers, progress=progress

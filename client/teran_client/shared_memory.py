@@ -14,7 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from teran.contract import ADMIN_KEY_HEADER
 from teran.errors import TeranError
+from teran.secrets import find_key
 from teran_client.channel import Channel
 from teran_client.cuda_memory import CudaSegment
 from teran_client.segment import ALIGNMENT, FOLDER, Segment
@@ -95,7 +97,7 @@ class SharedMemory:
         made = kind(size)
         try:
             request = made.register_request()
-            await self._channel.call(made.register_method, request, _PATIENCE, retry=False)
+            await self._call(made.register_method, request)
         except BaseException:
             made.close()
             raise
@@ -114,11 +116,18 @@ class SharedMemory:
         for one in unwanted:
             request = one.unregister_request(name=one.name)
             try:
-                await self._channel.call(one.unregister_method, request, _PATIENCE, retry=False)
+                await self._call(one.unregister_method, request)
             except TeranError:
                 self._unwanted.append(one)
             else:
                 one.close()
+
+    async def _call(self, method: str, request: Any) -> None:
+        """Call what a server allows to those who bring its key, as clients of its user can."""
+        port = self._channel.url.rpartition(":")[2]
+        key = find_key(int(port)) if port.isdigit() else None
+        headers = {ADMIN_KEY_HEADER: key} if key else {}
+        await self._channel.call(method, request, _PATIENCE, retry=False, headers=headers)
 
 
 def _is_loopback(url: str) -> bool:

@@ -189,7 +189,7 @@ def _build(
     builder.add_ensembles(ENSEMBLES)
     if model.config.pooling in GALLERY_POOLINGS:
         builder.add_gallery(request["bundle"])
-        builder.add_admission()
+        builder.add_helpers()
         builder.add_ensembles(GALLERY_ENSEMBLES)
     else:
         report(f"no gallery: it can't be searched by {model.config.pooling.value}")

@@ -21,7 +21,7 @@ from teran_export.options import Limits
 
 VERSION = "1"
 ENSEMBLES = ("encode_caption", "match")
-GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions")
+GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions", "change")
 GALLERY_POOLINGS = ("MrSw", "MwSr", "symm")
 _STATIC_WORDS = (16, 32)
 """Word buckets whose single captions get an engine of their own; 98 % of real ones fall in them."""
@@ -114,14 +114,19 @@ class RepositoryBuilder:
         self._warm_up(config, "ping", {"record": np.array([[b"{}"]], np.object_)})
         self._write(config)
 
-    def add_admission(self) -> None:
-        """Add the `admission` model."""
-        self._add_code("admission")
-        config = _source("admission")
-        config.max_batch_size = self._limits.max_images
-        mask = np.ones((1, USUAL_REGIONS), np.bool_)
-        self._warm_up(config, "usual", {"region_mask": mask})
-        self._write(config)
+    def add_helpers(self) -> None:
+        """Add the models at the ends of the galleries' ensembles: `admission` and `stored`."""
+        largest = max(self._limits.max_images, self._limits.max_captions)
+        samples: dict[str, Arrays] = {
+            "admission": {"region_mask": np.ones((1, USUAL_REGIONS), np.bool_)},
+            "stored": {"ticket": np.zeros((1, 1), np.int64)},
+        }
+        for name, sample in samples.items():
+            self._add_code(name)
+            config = _source(name)
+            config.max_batch_size = largest
+            self._warm_up(config, "ping", sample)
+            self._write(config)
 
     def add_ensembles(self, names: Sequence[str]) -> None:
         """Add ensembles, whose tensors follow from the models they are made of."""

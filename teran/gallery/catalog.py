@@ -108,7 +108,7 @@ class GalleryCatalog(ABC):
         """
 
     def get_or_create(self, name: str, kind: Kind) -> Gallery:
-        """A gallery to write to.
+        """A gallery to write to, made where there is none; in the writing thread.
 
         Raises:
             TeranInputError: the name can't be used, or names a gallery of another kind.
@@ -116,7 +116,7 @@ class GalleryCatalog(ABC):
         """
         if not self.exists(name):
             check_name(name)
-            self.writer.run(lambda: self.exists(name) or self.create(name, kind)).result()
+            self.create(name, kind)
         gallery = self.get(name)
         if gallery.kind is not kind:
             raise TeranInputError(f"gallery {name!r} holds {gallery.kind}, not {kind}")

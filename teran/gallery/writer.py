@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from teran.errors import GalleryBusyError, TeranInputError
@@ -78,17 +79,19 @@ class Writer:
         self._require_quiet()
         return self._submit(_Job(Future(), action=action))
 
-    def start(self, action: Callable[[], Any]) -> int:
-        """Run something long beside searches; writes are refused meanwhile. Returns its number.
+    def start(self, action: Callable[[], Any]) -> "Future[int]":
+        """Run something long beside searches, after what was written before.
+
+        Writes are refused meanwhile. The result is its number, known when it begins.
 
         Raises:
             GalleryBusyError: something is running already.
         """
         self._require_quiet()
-        self.run(lambda: None).result()  # what was written before is done
         self._started += 1
-        self._long = self._executor.submit(action)
-        return self._started
+        number, self._long = self._started, Future()
+        begin = partial(self._executor.submit, _settle, self._long, action)
+        return self._submit(_Job(Future(), action=lambda: begin() and number))
 
     def result(self, number: int) -> Any | None:
         """What came of `start`; None while it runs.
@@ -137,6 +140,13 @@ class Writer:
                 self._when_idle()
             except Exception:  # the writer must live
                 _log.exception("looking after the galleries failed")
+
+
+def _settle(future: "Future[Any]", action: Callable[[], Any]) -> None:
+    try:
+        future.set_result(action())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _groups(jobs: Sequence[_Job]) -> list[list[_Job]]:

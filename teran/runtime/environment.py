@@ -14,6 +14,9 @@ METRICS_DIRECTORY_VARIABLE = "TERAN_METRICS_DIRECTORY"
 LOAD_FILE_VARIABLE = "TERAN_LOAD_FILE"
 """Where the supervisor says how much work waits; without it nothing is refused for that."""
 
+TICKETS_VARIABLE = "TERAN_TICKETS"
+"""The socket at which the gallery tells what became of a write."""
+
 
 class LogLevel(StrEnum):
     """From which level on models write."""

@@ -9,6 +9,7 @@ from cyclopts.validators import Number
 
 from teran.commandline import Positive, options
 from teran.contract import MAX_CAPTION_BYTES
+from teran.secrets import read_key
 
 
 @options
@@ -18,8 +19,17 @@ class Cluster:
     _: KW_ONLY
     gallery_url: str | None = None
     """A Qdrant cluster that holds the galleries, http://host:6333, not the directory."""
-    gallery_api_key: str | None = None
-    """The cluster's key."""
+    gallery_api_key_file: Path | None = None
+    """File with the cluster's key; else it is in TERAN_GALLERY_API_KEY."""
+
+    @property
+    def gallery_api_key(self) -> str | None:
+        """The cluster's key.
+
+        Raises:
+            ServingError: what is given is none.
+        """
+        return read_key("TERAN_GALLERY_API_KEY", self.gallery_api_key_file)
 
 
 @options
@@ -63,5 +73,14 @@ class GallerySettings(Cluster, RequestLimits, Admission):
     """Where to scan: cpu, cuda or cuda:N."""
     gallery_precision: str = "fp16"
     """Of a GPU's copy: fp16, bf16 or fp8."""
-    write_key: str | None = None
-    """Asked for by calls that change galleries."""
+    write_key_file: Path | None = None
+    """File with the key that changes of galleries ask for; else it is in TERAN_WRITE_KEY."""
+
+    @property
+    def write_key(self) -> str | None:
+        """Asked for by calls that change galleries.
+
+        Raises:
+            ServingError: what is given is none.
+        """
+        return read_key("TERAN_WRITE_KEY", self.write_key_file)

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from teran.errors import ServingError
 from teran.runtime.environment import available_cores
+from teran.secrets import read_key
 from teran.supervisor import installation, process
 from teran.supervisor.health import fetch
 from teran.supervisor.repository import check_repository
@@ -24,6 +25,8 @@ from teran.supervisor.settings import ServeSettings
 
 _FAST = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni", "amx_int8")}
 """Instruction sets, as Linux names them, without which a precision gains little on a CPU."""
+MENDED = (2, 59)
+"""Triton's version in NVIDIA's release 25.07, which mends what is known against those before."""
 _GPU_ENGINES = ("tensorrt",)
 _SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
@@ -101,13 +104,25 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
         command, env=environment, capture_output=True, text=True, check=False, timeout=30
     )
     if "--model-repository" in ran.stdout + ran.stderr:
-        yield good("triton", str(server.binary))
+        yield good("triton", f"{'.'.join(map(str, server.version)) or '?'}, {server.binary}")
+        yield from _vulnerabilities(server.version)
     else:
         reason = (ran.stderr or ran.stdout).strip().split("\n")[-1]
         yield error(
             "triton",
             f"{server.binary} does not start: {reason}",
             "install the library it names, or the nvidia-pytriton wheel again",
+        )
+
+
+def _vulnerabilities(found: tuple[int, ...]) -> Iterator[Finding]:
+    if found and found < MENDED:
+        yield warning(
+            "vulnerabilities",
+            f"Triton {'.'.join(map(str, found))} is open to CVE-2025-23319, -23320 and -23334, and "
+            "over HTTP to CVE-2025-23310 and -23311",
+            "let only those reach it who may break it, without --http; NVIDIA's images from 25.07 "
+            "on (docs/security.md) are mended",
         )
 
 
@@ -211,7 +226,7 @@ def _ports(settings: ServeSettings) -> Iterator[Finding]:
             "`teran status` shows it; a second one needs other ports",
         )
         return
-    ports = [(name, getattr(settings, name)) for name in ServeSettings.PORTS]
+    ports = [(name, getattr(settings, name)) for name in settings.ports]
     for name, port in ports:
         try:
             if port:
@@ -250,15 +265,17 @@ def _folders(_: ServeSettings) -> Iterator[Finding]:
 
 def _security(settings: ServeSettings) -> Iterator[Finding]:
     try:
-        settings.security_arguments()
+        settings.require_safety()
+        settings.security_arguments("key")
+        read_key("TERAN_ADMIN_KEY", settings.admin_key_file)
     except ServingError as problem:
         yield error("security", str(problem))
         return
     if settings.is_exposed:
         yield warning(
             "security",
-            f"{settings.host} can be reached from outside, without TLS and both keys",
-            "see --tls-certificate, --admin-key and --write-key of `teran serve`",
+            f"{settings.host} can be reached from outside, without TLS or without a write key",
+            "see --tls-certificate and --write-key-file of `teran serve`",
         )
     else:
         yield good("security", f"listens on {settings.host}")

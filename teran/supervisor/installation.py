@@ -7,17 +7,22 @@ binary is used, not its Python API).
 import ctypes
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import sysconfig
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from teran.errors import ServingError
 from teran.resources import BACKENDS
 
 _NVIDIA = Path("/opt/tritonserver")
+_WHEELS = {"0.7.0": (2, 51, 0)}
+"""Triton's version in releases of nvidia-pytriton."""
+_NUMBERS = re.compile(r"\d+")
 _STUB = "triton_python_backend_stub"
 
 
@@ -30,6 +35,17 @@ class TritonInstallation:
     libraries: tuple[Path, ...] = ()
     stub: Path | None = None
     """The Python backend's stub for this interpreter, where it isn't beside the backend."""
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Triton's own, as in (2, 51, 0); empty where it does not say."""
+        named = self.backends.parent / "TRITON_VERSION"  # in NVIDIA's image
+        if named.is_file():
+            return tuple(int(part) for part in _NUMBERS.findall(named.read_text()))
+        with suppress(PackageNotFoundError):
+            if self.stub is not None:
+                return _WHEELS.get(version("nvidia-pytriton"), ())
+        return ()
 
     def environment(self) -> dict[str, str]:
         """The environment the server must be started with.
@@ -86,10 +102,10 @@ def find() -> TritonInstallation:
         )
     package = Path(spec.submodule_search_locations[0])
     root = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = root / "python_backend_stubs" / version / _STUB
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / python / _STUB
     if not stub.is_file():
-        raise ServingError(f"the nvidia-pytriton wheel has no backend stub for Python {version}")
+        raise ServingError(f"the nvidia-pytriton wheel has no backend stub for Python {python}")
     libraries = (package.parent / "nvidia_pytriton.libs",)
     return TritonInstallation(root / "bin" / "tritonserver", root / "backends", libraries, stub)
 

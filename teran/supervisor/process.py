@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 import psutil
 
@@ -42,6 +43,9 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)  # it is gone already
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+_TICKETS = "tickets"
+_ARGUMENTS = 45
+"""Place in /proc/PID/stat, after the name, of where the command line begins; its end is next."""
 _STUB_NAME = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
@@ -134,6 +138,7 @@ class TritonProcess:
         log: ServerLog,
         metrics: Path | None = None,
         load: Path | None = None,
+        admin_key: str | None = None,
     ) -> None:
         """Start the server; it is not ready yet.
 
@@ -143,8 +148,10 @@ class TritonProcess:
             log: where its output goes.
             metrics: directory in which its models record.
             load: file that tells its models how much work waits.
+            admin_key: what administrative calls must bring; by default one nobody knows.
         """
         self._settings, self._log, self._metrics, self._load = settings, log, metrics, load
+        self._admin_key = admin_key or token_hex(32)
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
@@ -160,6 +167,7 @@ class TritonProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            cwd=backends,  # the stub imports from where it is started
             start_new_session=True,  # a terminal's Ctrl-C reaches it through us, once
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
@@ -173,8 +181,11 @@ class TritonProcess:
             f"--backend-directory={backends}",
             f"--grpc-address={s.host}",
             f"--grpc-port={s.grpc_port}",
-            f"--http-address={s.http_host}",
-            f"--http-port={s.http_port}",
+            *(
+                (f"--http-address={s.http_host}", f"--http-port={s.http_port}")
+                if s.http
+                else ("--allow-http=false",)
+            ),
             f"--metrics-address={s.host}",
             f"--metrics-port={s.metrics_port}",
             "--model-control-mode=explicit",
@@ -184,7 +195,7 @@ class TritonProcess:
             "--grpc-http2-min-recv-ping-interval-without-data=10000",
             f"--exit-timeout-secs={int(s.shutdown_timeout)}",
             f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
-            *s.security_arguments(),
+            *s.security_arguments(self._admin_key),
             *s.trace_arguments(),
             *s.arguments,
         ]
@@ -194,12 +205,16 @@ class TritonProcess:
         for model, threads in self._settings.thread_shares().items():
             variable = variables.THREADS_VARIABLE.format(model=model.upper())
             environment.setdefault(variable, str(threads))
-        here = replace(self._settings, gallery=self._settings.gallery_directory())
+        environment.pop("TERAN_ADMIN_KEY", None)
+        s = self._settings
+        files = {name: path and path.absolute() for name, path in _key_files(s).items()}
+        here = replace(s, gallery=s.gallery_directory(), **files)
         environment |= to_environment(here, GallerySettings)
         if self._metrics:
             environment[variables.METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
         if self._load:
             environment[variables.LOAD_FILE_VARIABLE] = str(self._load)
+        environment[variables.TICKETS_VARIABLE] = str(Path(self._runtime.name) / _TICKETS)
         environment[variables.LOG_LEVEL_VARIABLE] = self._settings.log_level
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -208,9 +223,20 @@ class TritonProcess:
     def _read_log(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not self._tail:  # it has read its command line
+                self._hide_key()
             self._tail.append(line.rstrip())
             with suppress(Exception):  # Triton waits for whoever does not read what it writes
                 self._log.write_on(line.rstrip())
+
+    def _hide_key(self) -> None:
+        """Overwrite the key on the command line, the only way in which Triton takes one."""
+        try:
+            overwrite_argument(self._process.pid, self._admin_key)
+        except OSError as error:
+            self._log.say(
+                f"users of this host can read the admin key on the command line: {error}", "WARNING"
+            )
 
     @property
     def status(self) -> int | None:
@@ -279,6 +305,26 @@ class TritonProcess:
         for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):
             path.unlink(missing_ok=True)
         return status
+
+
+def overwrite_argument(pid: int, secret: str) -> None:
+    """Replace a text in the command line that the kernel shows of a process.
+
+    Raises:
+        OSError: the process is gone, or its memory may not be written.
+    """
+    numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    start, end = int(numbers[_ARGUMENTS]), int(numbers[_ARGUMENTS + 1])
+    with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+        memory.seek(start)
+        place = memory.read(end - start).find(secret.encode())
+        if place >= 0:
+            memory.seek(start + place)
+            memory.write(b"x" * len(secret.encode()))
+
+
+def _key_files(settings: GallerySettings) -> dict[str, Path | None]:
+    return {name: getattr(settings, name) for name in ("write_key_file", "gallery_api_key_file")}
 
 
 def _model_of(process: psutil.Process) -> str | None:

@@ -41,12 +41,14 @@ class Listening:
 class ServeSettings(Listening, GallerySettings):
     """How to run the server. Ports of 0 stand for free ones."""
 
-    PORTS: ClassVar[tuple[str, ...]] = ("grpc_port", "http_port", "metrics_port", "health_port")
+    _PORTS: ClassVar[tuple[str, ...]] = ("grpc_port", "metrics_port", "health_port")
 
     repository: Annotated[Path, Unparsed] = Path("repository")
     _: KW_ONLY
     grpc_port: Port = 8001
     """0: a free one."""
+    http: bool = False
+    """Serve Triton's HTTP as well, which knows no TLS."""
     http_port: Port = 8000
     """0: a free one."""
     tls_certificate: Path | None = None
@@ -55,8 +57,11 @@ class ServeSettings(Listening, GallerySettings):
     """The certificate's private key."""
     tls_name: str = "localhost"
     """A host name in the certificate, by which the supervisor's own calls know the server."""
-    admin_key: str | None = None
-    """Asked for by calls that load models or change the server."""
+    admin_key_file: Path | None = None
+    """File with the key for loading models, shared memory and changes of the server; else it is in
+    TERAN_ADMIN_KEY; else one is made, which clients of the same user on this host find."""
+    insecure: bool = False
+    """Serve beyond this host without TLS or a write key, as behind something that has them."""
     threads: NotNegative = 0
     """For all engines together; 0: all cores."""
     startup_timeout: float = 300.0
@@ -87,11 +92,19 @@ class ServeSettings(Listening, GallerySettings):
         repository = self.repository.absolute()
         return (self.gallery or repository.with_name(f"{repository.name}.gallery")).absolute()
 
-    def security_arguments(self) -> list[str]:
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The options that name a port which is used."""
+        return (*self._PORTS, "http_port") if self.http else self._PORTS
+
+    def security_arguments(self, admin_key: str) -> list[str]:
         """Triton's flags for TLS and keys.
 
+        Args:
+            admin_key: what administrative calls must bring.
+
         Raises:
-            ServingError: only half of what TLS needs is there.
+            ServingError: only half of what TLS needs is there, or a key is none.
         """
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ServingError("--tls-certificate and --tls-key go together")
@@ -102,18 +115,31 @@ class ServeSettings(Listening, GallerySettings):
                     raise ServingError(f"{path} is no file; TLS needs a certificate and its key")
             flags += [
                 "--grpc-use-ssl=true",
-                f"--grpc-server-cert={self.tls_certificate}",
-                f"--grpc-server-key={self.tls_key}",
+                f"--grpc-server-cert={self.tls_certificate.absolute()}",
+                f"--grpc-server-key={self.tls_key.absolute()}",
             ]
-        if self.admin_key:
-            header = ADMIN_KEY_HEADER.removeprefix(_PROTOCOL_PREFIX)
-            restricted = f"{_ADMIN_PROTOCOLS}:{header}={self.admin_key}"
-            flags += [f"--grpc-restricted-protocol={restricted}"]
+        header = ADMIN_KEY_HEADER.removeprefix(_PROTOCOL_PREFIX)
+        restricted = f"{_ADMIN_PROTOCOLS}:{header}={admin_key}"
+        flags += [f"--grpc-restricted-protocol={restricted}"]
+        forwarded = [WRITE_KEY_HEADER] if self.write_key else []
+        flags += [f"--grpc-header-forward-pattern={name}" for name in forwarded]
+        if self.http:
             flags += [f"--http-restricted-api={restricted}"]
-        if self.write_key:
-            flags += [f"--grpc-header-forward-pattern={WRITE_KEY_HEADER}"]
-            flags += [f"--http-header-forward-pattern={WRITE_KEY_HEADER}"]
+            flags += [f"--http-header-forward-pattern={name}" for name in forwarded]
         return flags
+
+    def require_safety(self) -> None:
+        """Refuse to be reached from outside by everybody, unless that is wanted.
+
+        Raises:
+            ServingError: it would be.
+        """
+        if self.is_exposed and not self.insecure:
+            raise ServingError(
+                f"{self.host} can be reached from outside, where TLS and a write key are needed "
+                "(--tls-certificate, --tls-key, --write-key-file); where something in front has "
+                "them, or nobody else can come, say --insecure"
+            )
 
     def trace_arguments(self) -> list[str]:
         """Triton's flags for OpenTelemetry.
@@ -141,7 +167,7 @@ class ServeSettings(Listening, GallerySettings):
     @property
     def is_exposed(self) -> bool:
         """Whether other hosts may reach the server, and could change what it does."""
-        safe = self.tls_certificate and self.admin_key and self.write_key
+        safe = self.tls_certificate and self.write_key
         return self.host not in ("127.0.0.1", "localhost", "::1") and not safe
 
     @property

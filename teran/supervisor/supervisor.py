@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Set
 from pathlib import Path
+from secrets import token_hex
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -22,6 +23,7 @@ from tritonclient.grpc import service_pb2
 from teran.contract import ADMIN_KEY_HEADER
 from teran.errors import ServingError
 from teran.runtime.load import LoadFile
+from teran.secrets import leave_key, read_key
 from teran.supervisor import installation, process
 from teran.supervisor.canary import Canary, Health, connect, read_canaries
 from teran.supervisor.exposition import Exposition
@@ -56,7 +58,9 @@ class Supervisor:
         settings = dataclasses.replace(
             settings, repository=settings.repository.resolve(), gallery=settings.gallery_directory()
         )
-        settings.security_arguments()
+        settings.require_safety()
+        self._admin_key = read_key("TERAN_ADMIN_KEY", settings.admin_key_file) or token_hex(32)
+        settings.security_arguments(self._admin_key)
         settings.trace_arguments()
         self._installation = installation.find()
         self._canaries = read_canaries(settings.repository)
@@ -82,10 +86,11 @@ class Supervisor:
         process.require_shared_memory()
         if self.settings.is_exposed:
             self._report(
-                f"warning: {self.settings.host} can be reached from outside, without TLS and both "
-                "keys; see --tls-certificate, --admin-key and --write-key",
+                f"warning: {self.settings.host} can be reached from outside, without TLS or a "
+                "write key",
                 "WARNING",
             )
+        key_file = leave_key(self.settings.grpc_port, self._admin_key)
         s = self.settings
         recorded = tempfile.TemporaryDirectory(prefix=process.RUNTIME_NAME.format(pid=os.getpid()))
         self._recorded = Path(recorded.name)
@@ -110,6 +115,7 @@ class Supervisor:
             health.close()
             monitor.close()
             recorded.cleanup()
+            key_file.unlink(missing_ok=True)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         """Stop gracefully; a second signal stops at once."""
@@ -123,7 +129,12 @@ class Supervisor:
         while True:
             recorded = self._recorded if self.settings.metrics else None
             self._process = TritonProcess(
-                self.settings, self._installation, self._log, recorded, self._recorded / _LOAD_FILE
+                self.settings,
+                self._installation,
+                self._log,
+                recorded,
+                self._recorded / _LOAD_FILE,
+                self._admin_key,
             )
             self._kill = self._process.kill
             s = self.settings
@@ -134,8 +145,9 @@ class Supervisor:
                     self._wait_until_ready()
                     if not self._stop.is_set():
                         self._report(
-                            f"ready: grpc {s.host}:{s.grpc_port}, http {s.host}:{s.http_port}, "
-                            f"metrics {s.host}:{s.metrics_port}/metrics, "
+                            f"ready: grpc {s.host}:{s.grpc_port}, "
+                            + (f"http {s.http_host}:{s.http_port}, " if s.http else "")
+                            + f"metrics {s.host}:{s.metrics_port}/metrics, "
                             f"health {s.host}:{s.health_port}/health/ready"
                         )
                     served = not self._stop.is_set()
@@ -248,7 +260,7 @@ class Supervisor:
                 config, preserving_proto_field_name=True
             )
             loading = self._stub.RepositoryModelLoad.future(
-                load, timeout=limit, metadata=self._admin_metadata()
+                load, timeout=limit, metadata=[(ADMIN_KEY_HEADER, self._admin_key)]
             )
             while not loading.done():
                 if self._stop.wait(_POLL):
@@ -259,10 +271,6 @@ class Supervisor:
             self._report(f"{model} can't be loaded: {error.details()}", "ERROR")
             return False
         return True
-
-    def _admin_metadata(self) -> list[tuple[str, str]]:
-        key = self.settings.admin_key
-        return [(ADMIN_KEY_HEADER, key)] if key else []
 
     def _answers(self, canary: Canary) -> Health:
         """What a canary says of its model, seen together with the ones before.
@@ -291,7 +299,7 @@ class Supervisor:
 def _resolve_ports(settings: ServeSettings) -> ServeSettings:
     """Replace ports of 0 by free ones, and check the others."""
     ports = {}
-    for name in ServeSettings.PORTS:
+    for name in settings.ports:
         port = getattr(settings, name)
         if port:
             process.require_free(settings.host, port, f"--{name.replace('_', '-')}")

@@ -26,7 +26,7 @@ SEARCH_MODELS = ["tokenizer", "textual_encoder", "gallery"]
 
 def serve(repository: Path, folder: Path, *flags: str) -> Iterator[tuple[BackgroundServer, Path]]:
     gallery = ("--gallery", str(folder / "gallery"))
-    with background_server(repository, *gallery, *flags, log=folder / "log") as running:
+    with background_server(repository, "--http", *gallery, *flags, log=folder / "log") as running:
         with TeranClient(running.url) as client:
             client.index([Entry(image, image.name) for image in images(3)])
         yield running, folder / "log"

@@ -101,11 +101,13 @@ def supervised(
 ) -> Iterator[BackgroundServer]:
     """`teran serve` with TLS and keys."""
     folder = tmp_path_factory.mktemp("supervised")
+    for name in ("admin", "write"):
+        (folder / f"{name}.key").write_text(f"{name}-secret\n")
     flags = {
         "--tls-certificate": certificate / "cert.pem",
         "--tls-key": certificate / "key.pem",
-        "--admin-key": "admin-secret",
-        "--write-key": "write-secret",
+        "--admin-key-file": folder / "admin.key",
+        "--write-key-file": folder / "write.key",
         "--check-interval": 1,
         "--gallery": folder / "gallery",
     }
@@ -166,19 +168,20 @@ def test_supervisor_brings_models_back_through_tls(
 
 
 def test_exposure_is_known(certificate: Path) -> None:
-    plain = ServeSettings(Path(), host="0.0.0.0", admin_key="a", write_key="w")
+    (certificate / "write.key").write_text("w")
+    plain = ServeSettings(Path(), host="0.0.0.0", write_key_file=certificate / "write.key")
     files = certificate / "cert.pem", certificate / "key.pem"
     secured = dataclasses.replace(plain, tls_certificate=files[0], tls_key=files[1])
     assert not secured.is_exposed
     assert not ServeSettings(Path()).is_exposed
     assert plain.is_exposed
-    assert dataclasses.replace(secured, write_key=None).is_exposed
+    assert dataclasses.replace(secured, write_key_file=None).is_exposed
 
 
 def test_half_of_tls_is_refused(repository: Path, certificate: Path) -> None:
     settings = ServeSettings(repository, tls_certificate=certificate / "cert.pem")
     with pytest.raises(ServingError, match="--tls-certificate and --tls-key go together"):
-        settings.security_arguments()
+        settings.security_arguments("key")
     absent = ServeSettings(repository, tls_certificate=Path("/none"), tls_key=Path("/none"))
     with pytest.raises(ServingError, match="/none is no file"):
-        absent.security_arguments()
+        absent.security_arguments("key")

@@ -1,11 +1,13 @@
 """The `gallery` model: an adapter between Triton and `teran.gallery.protocol`."""
 
 import json
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic, monotonic_ns, perf_counter
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from teran.commandline import from_environment
@@ -20,19 +22,22 @@ from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
 from teran.runtime.settings import GallerySettings
+from teran.runtime.tickets import Reports, TicketOffice
 
 _REPORT_EVERY = 1.0
 """Seconds between words on the galleries, of which the supervisor tells."""
 _LONGEST = 3600.0
 """Seconds; a search that took longer has not: its request says when it came, and may be wrong."""
+_SWITCH = 0.0005
+"""Seconds after which a writing thread makes way for a search."""
 _INPUTS = ("embeddings", "boxes", "tokens", "record", "accepted_at")
 
 
 class TritonPythonModel:
     """Answers every execution's searches together, and commits its writes together.
 
-    A write is answered from the execution it came with, not by a response sender later: requests
-    that wait for a sender are never answered when the process dies.
+    Writes whose requests want a ticket get that at once, and are answered by the `stored` model;
+    others hold the execution up until they are done.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -41,7 +46,8 @@ class TritonPythonModel:
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
         settings = from_environment(GallerySettings)
         self._galleries = open_catalog(model, settings)
-        self._desk = Desk("gallery")
+        self._desk, self._tickets = Desk("gallery"), TicketOffice()
+        sys.setswitchinterval(_SWITCH)
         self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(
             self._galleries, model.embed_dim, settings.write_key, self._recorder, settings
@@ -57,7 +63,10 @@ class TritonPythonModel:
                 answer.set_result(verdict)
         read = [_read(one, answer) for one, answer in zip(requests, answers, strict=True)]
         self._service.handle([one for one in read if one])
-        results = [answer.result() for answer in answers]
+        results = [
+            self._ticket(request, answer) if _wants_ticket(request) else answer.result()
+            for request, answer in zip(requests, answers, strict=True)
+        ]
         items = sum(len(next(iter(one.values()))) for one in results if isinstance(one, dict))
         errors = [one if isinstance(one, TeranError) else None for one in results]
         seconds = perf_counter() - started
@@ -75,6 +84,19 @@ class TritonPythonModel:
                 self._reporting = self._reporter.submit(self._report)  # a cluster may let it wait
         return [_response(one) for one in results]
 
+    def _ticket(self, request: Any, answer: "Future[Arrays | TeranError]") -> Arrays | TeranError:
+        """A ticket for an answer, for each item of its request; an error that is known already."""
+        if answer.done() and isinstance(error := answer.result(), TeranError):
+            return error
+        records = pb_utils.get_input_tensor_by_name(request, "record")
+        reports: Future[Reports | TeranError] = Future()
+        answer.add_done_callback(lambda done: reports.set_result(_reports(done.result())))
+        try:
+            number = self._tickets.ticket(reports)
+        except TeranError as error:
+            return error
+        return {"ticket": np.full((len(records.as_numpy()), 1), number)}
+
     def _report(self) -> None:
         """Leave word of the galleries for the supervisor."""
         try:
@@ -87,6 +109,17 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._reporter.shutdown()
         self._galleries.close()
+        self._tickets.close()
+
+
+def _wants_ticket(request: Any) -> bool:
+    """Whether this is a step of an ensemble that waits elsewhere."""
+    wanted = request.requested_output_names()
+    return "ticket" in wanted and "report" not in wanted
+
+
+def _reports(answer: Arrays | TeranError) -> Reports | TeranError:
+    return answer if isinstance(answer, TeranError) else list(answer["report"].ravel())
 
 
 def _read(request: Any, answer: "Future[Arrays | TeranError]") -> Request | None:

@@ -96,6 +96,8 @@ class GalleryStore:
     def upsert(self, items: Sequence[Item]) -> list[Item]:
         """Write items, replacing those with the same ids; returns them with their versions.
 
+        What must survive a loss of power is still to be confirmed.
+
         Raises:
             GalleryError: they can't be written, for example because the disk is full.
         """
@@ -110,7 +112,9 @@ class GalleryStore:
                 edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, payload_of(item))
                 for item in written
             ]
-            self._update(edge.UpdateOperation.upsert_points(points))
+            with engine_errors(f"{self._directory} can't be written"):
+                self._shard.update(edge.UpdateOperation.upsert_points(points))
+                self._unflushed = True
             return written
 
     def delete(self, points: Sequence[UUID]) -> None:
@@ -120,14 +124,20 @@ class GalleryStore:
             GalleryError: the deletion can't be written.
         """
         require_free(self._directory, -RESERVE * 3 // 4)
-        with self._writing:
-            self._update(edge.UpdateOperation.delete_points([str(point) for point in points]))
-
-    def _update(self, operation: edge.UpdateOperation) -> None:
-        with engine_errors(f"{self._directory} can't be written"):
+        with self._writing, engine_errors(f"{self._directory} can't be written"):
+            operation = edge.UpdateOperation.delete_points([str(point) for point in points])
             self._shard.update(operation)
             self._unflushed = True
-            if self._flush:
+        self.confirm()
+
+    def confirm(self) -> None:
+        """Flush what was written, where every write must survive a loss of power.
+
+        Raises:
+            GalleryError: it can't be written.
+        """
+        if self._flush:
+            with self._writing, engine_errors(f"{self._directory} can't be flushed"):
                 self.flush()
 
     def flush_if_due(self) -> None:

@@ -204,13 +204,19 @@ class GalleryService:
                     metadata=record.metadata,
                 )
             )
-        gallery = self._galleries.get_or_create(request.gallery, kind)
 
         def stored(_: object) -> list[dict[str, Any]]:
             self._recorder.add(metrics.GALLERY_UPSERTS, len(items))
             return [{"id": item.id, "stored": True} for item in items]
 
-        self._later(request, self._galleries.writer.write(gallery, items), stored)
+        galleries, name = self._galleries, request.gallery
+        if galleries.exists(name):
+            done = galleries.writer.write(galleries.get_or_create(name, kind), items)
+        else:
+            done = galleries.writer.run(
+                lambda: galleries.get_or_create(name, kind).write(items, ())
+            )
+        self._later(request, done, stored)
 
     def _delete(self, request: Request) -> None:
         gallery = self._galleries.get(request.gallery)
@@ -263,12 +269,12 @@ class GalleryService:
     def _snapshot(self, request: Request) -> None:
         name = request.gallery
         job = self._galleries.writer.start(lambda: {"snapshot": self._galleries.snapshot(name)})
-        request.respond(report(request, {"job": job}))
+        self._later(request, job, lambda number: {"job": number})
 
     def _restore(self, request: Request) -> None:
         file, name = request.get("snapshot", str, ""), request.gallery
         job = self._galleries.writer.start(lambda: self._galleries.restore(file, name).info())
-        request.respond(report(request, {"job": job}))
+        self._later(request, job, lambda number: {"job": number})
 
     def _job(self, request: Request) -> None:
         result = self._galleries.writer.result(request.get("job", int, 0))

@@ -59,6 +59,7 @@ def leftover() -> Iterator[Path]:
 def test_a_good_host(settings: ServeSettings) -> None:
     found = bad(settings)
     found.pop("leftovers", None)  # another test run's
+    assert "CVE-2025-23319" in found.pop("vulnerabilities").message  # of the only wheel there is
     assert not found
     assert not settings.gallery_directory().exists()  # it only looks
 
@@ -94,7 +95,8 @@ def test_a_port_in_use(settings: ServeSettings) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", settings.http_port))
         taken.listen()
-        finding = bad(settings)["ports"]
+        assert "ports" not in bad(settings)  # HTTP is off
+        finding = bad(replace(settings, http=True))["ports"]
     assert finding.verdict is Verdict.ERROR
     assert str(settings.http_port) in finding.message
     assert "--http-port" in finding.message
@@ -134,7 +136,8 @@ def test_a_gallery_that_cannot_be_written(settings: ServeSettings, tmp_path: Pat
 
 def test_security(settings: ServeSettings) -> None:
     exposed = replace(settings, host="0.0.0.0")
-    assert bad(exposed)["security"].verdict is Verdict.WARNING
+    assert bad(exposed)["security"].verdict is Verdict.ERROR
+    assert bad(replace(exposed, insecure=True))["security"].verdict is Verdict.WARNING
     half = replace(settings, tls_key=Path("key.pem"))
     assert bad(half)["security"].verdict is Verdict.ERROR
 

@@ -13,6 +13,7 @@ from teran.cli.serve import serve
 from teran.commandline import from_environment, new_app, to_environment
 from teran.runtime.environment import LogLevel
 from teran.runtime.settings import GallerySettings
+from teran.secrets import VARIABLES
 from teran.supervisor.logs import LogFormat
 from teran.supervisor.settings import ServeSettings
 from tools.generate_commands import TARGET, generate
@@ -21,9 +22,10 @@ ROOT = Path(__file__).parents[3]
 CHANGED: dict[str, Any] = {
     "host": "0.0.0.0", "metrics_port": 1, "health_port": 2, "grpc_port": 3, "http_port": 4,
     "gallery": Path("/g"), "gallery_flush": True, "gallery_url": "http://q:6333",
-    "gallery_api_key": "k", "gallery_device": "cuda:1", "gallery_precision": "fp8",
-    "tls_certificate": Path("c.pem"), "tls_key": Path("k.pem"), "tls_name": "n", "admin_key": "a",
-    "write_key": "w", "threads": 5, "startup_timeout": 6.5, "shutdown_timeout": 7.0, "drain": 1.5,
+    "gallery_api_key_file": Path("q.key"), "gallery_device": "cuda:1", "gallery_precision": "fp8",
+    "tls_certificate": Path("c.pem"), "tls_key": Path("k.pem"), "tls_name": "n",
+    "admin_key_file": Path("a.key"), "write_key_file": Path("w.key"), "insecure": True,
+    "http": True, "max_wait": 0.5, "threads": 5, "startup_timeout": 6.5, "shutdown_timeout": 7.0, "drain": 1.5,
     "check_interval": 0.5, "metrics": False, "log_format": LogFormat.JSON,
     "gallery_snapshots": 9, "max_caption_bytes": 10, "max_rows": 11, "max_query_rows": 12,
     "max_record_bytes": 13, "max_answer_bytes": 14,
@@ -77,8 +79,7 @@ def test_the_last_of_a_repeated_flag_counts() -> None:
 
 
 def test_a_value_may_begin_with_a_hyphen() -> None:
-    """As random keys do."""
-    assert parsed("r", "--write-key", "-abc", "--verbose")[0].write_key == "-abc"
+    assert parsed("r", "--tls-name", "-abc", "--verbose")[0].tls_name == "-abc"
 
 
 def test_groups_of_options_are_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +113,7 @@ def test_the_page_of_all_options_is_up_to_date() -> None:
 
 
 def test_container_and_documents_name_no_variable_that_is_not_there() -> None:
-    known = set(re.findall(r"env: (TERAN_\w+)", TARGET.read_text()))
+    known = {*re.findall(r"env: (TERAN_\w+)", TARGET.read_text()), *VARIABLES}
     places = ("Dockerfile", "compose.yaml", "container/*", "deploy/**/*.yaml", "docs/*.md", "*.md")
     for path in (path for place in places for path in ROOT.glob(place) if path.is_file()):
         named = set(re.findall(r"\bTERAN_[A-Z_]+\b", path.read_text()))

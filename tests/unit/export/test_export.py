@@ -98,6 +98,7 @@ def test_published_repository_is_complete(published: Path) -> None:
         *("tokenizer", "visual_encoder", "textual_encoder"),
         *("alignment", "encode_caption", "match", "gallery"),
         *("index", "search", "index_captions", "search_captions"),
+        *("admission", "stored", "change"),
     }
 
 

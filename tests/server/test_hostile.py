@@ -1,0 +1,224 @@
+"""Generated requests that nobody would send by mistake: the server answers each, and harms nobody.
+
+`make hostile` sends ten thousand.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from teran_client import Entry, SearchResult, TeranClient
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from teran.cli.background import BackgroundServer, background_server
+from tests.conftest import TINY
+from tests.data import images
+
+REQUESTS = int(os.environ.get("HOSTILE_REQUESTS", "1500"))
+MODELS = (
+    "tokenizer", "textual_encoder", "visual_encoder", "alignment", "gallery", "admission", "stored",
+    "encode_caption", "match", "index", "search", "index_captions", "search_captions", "change",
+    "nothing",
+)  # fmt: skip
+TENSORS = (
+    "caption", "region_features", "boxes", "region_mask", "input_ids", "attention_mask",
+    "word_mask", "region_embeddings", "word_embeddings", "embeddings", "tokens", "record",
+    "accepted_at", "ticket",
+)  # fmt: skip
+TYPES = {
+    "BOOL": np.bool_, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16, "FP32": np.float32,
+    "FP64": np.float64,
+}  # fmt: skip
+USUAL = {
+    "caption": ("BYTES", (1,)), "region_features": ("FP32", (3, TINY.feature_dim)),
+    "boxes": ("FP32", (3, 4)), "region_mask": ("BOOL", (3,)), "input_ids": ("INT64", (5,)),
+    "attention_mask": ("INT64", (5,)), "word_mask": ("BOOL", (5,)),
+    "region_embeddings": ("FP32", (3, TINY.embed_dim)), "embeddings": ("FP32", (3, TINY.embed_dim)),
+    "word_embeddings": ("FP32", (5, TINY.embed_dim)), "tokens": ("BYTES", (3,)),
+    "record": ("BYTES", (1,)), "accepted_at": ("INT64", (1,)), "ticket": ("INT64", (1,)),
+}  # fmt: skip
+INPUTS = {
+    "tokenizer": ("caption",), "encode_caption": ("caption",), "search": ("caption",),
+    "textual_encoder": ("input_ids", "attention_mask", "word_mask"),
+    "visual_encoder": ("region_features", "boxes", "region_mask"),
+    "search_captions": ("region_features", "boxes", "region_mask"),
+    "index": ("region_features", "boxes", "region_mask", "record"),
+    "index_captions": ("caption", "record"), "change": ("record",), "stored": ("ticket",),
+    "admission": ("region_mask",), "gallery": ("embeddings", "record", "tokens", "boxes"),
+    "alignment": ("region_embeddings", "word_embeddings"),
+    "match": ("caption", "region_features", "boxes", "region_mask"),
+}  # fmt: skip
+TEXT = st.text(max_size=40) | st.sampled_from(
+    ["", ".", "a dog runs", "\x00", "\x1b[31m", "../../etc/passwd", "a" * 100_000, "😀‍😀", "‮"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.one_of(
+    JSON.map(json.dumps),
+    st.fixed_dictionaries({"id": TEXT, "metadata": JSON, "uri": TEXT}).map(json.dumps),
+    TEXT,
+).map(lambda text: text.encode("utf-8", "surrogatepass"))
+BYTES = TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=30)
+OPERATIONS = (
+    "search", "like", "upsert", "delete", "get", "known", "info", "alias", "unalias", "drop",
+    "snapshot", "restore", "job", "ping", "",
+)  # fmt: skip
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 1200)
+PARAMETERS: dict[str, Any] = {
+    "operation": st.sampled_from(OPERATIONS) | TEXT,
+    "gallery": st.sampled_from(["new", "a b", ".."]) | TEXT,
+    "k": NUMBERS, "where": JSON.map(json.dumps) | TEXT, "min_score_per_word": st.floats(),
+    "explain": st.booleans(), "exact": st.booleans(), "verbatim": st.booleans(), "bulk": TEXT,
+    "alias": TEXT, "snapshot": TEXT, "job": NUMBERS, "timeout": NUMBERS, "priority": NUMBERS,
+    "sequence_id": NUMBERS, "shared_memory_region": TEXT,
+}  # fmt: skip
+VALUES = (0.0, 1.0, -1.0, 1e30, float("nan"), float("inf"), 7e37)
+
+
+def packed(values: list[bytes]) -> bytes:
+    return b"".join(len(value).to_bytes(4, "little") + value for value in values)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Any:
+    """Sometimes nearly right, sometimes nothing like it."""
+    model = draw(st.sampled_from(MODELS))
+    request = pb.ModelInferRequest(model_name=model, id=draw(st.just("") | TEXT))
+    names = INPUTS.get(model, ())
+    if draw(st.integers(0, 4)) == 0:
+        names = tuple(draw(st.lists(st.sampled_from(TENSORS), max_size=4)))
+    batch = draw(st.integers(1, 3))
+    for name in names:
+        datatype, shape = USUAL[name]
+        dims = [batch, *shape]
+        if draw(st.integers(0, 5)) == 0:
+            dims = draw(st.lists(st.integers(-1, 9), max_size=4))
+        if draw(st.integers(0, 9)) == 0:
+            datatype = draw(st.sampled_from([*TYPES, "BYTES", "UINT8", "", "NONSENSE"]))
+        request.inputs.add(name=name, datatype=datatype, shape=dims)
+        count = int(np.prod([max(0, one) for one in dims])) if dims else 1
+        if datatype == "BYTES":
+            texts = RECORDS if name == "record" else BYTES
+            data = packed([draw(texts) for _ in range(min(count, 12))])
+        else:
+            value = draw(st.sampled_from(VALUES))
+            with np.errstate(all="ignore"):
+                data = np.full(count, value).astype(TYPES.get(datatype, np.uint8)).tobytes()
+        if draw(st.integers(0, 7)) == 0:
+            data = data[: draw(st.integers(0, len(data)))] + draw(st.binary(max_size=8))
+        request.raw_input_contents.append(data)
+    for name in draw(st.lists(st.sampled_from(sorted(PARAMETERS)), max_size=4, unique=True)):
+        value = draw(PARAMETERS[name])
+        kind = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+        try:
+            setattr(request.parameters[name], kind[type(value)], value)
+        except ValueError:  # a surrogate, which the wire can't carry
+            del request.parameters[name]
+    for name in draw(st.lists(st.sampled_from(["report", "ids", "ticket", *TENSORS]), max_size=2)):
+        request.outputs.add(name=name)
+    return request
+
+
+@pytest.fixture(scope="module")
+def server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackgroundServer]:
+    folder = tmp_path_factory.mktemp("hostile")
+    flags = ("--gallery", str(folder / "gallery"))
+    with background_server(repository, *flags, log=folder / "log") as running:
+        yield running
+
+
+class Neighbour:
+    """A good client that searches all the time, and knows what it has to find."""
+
+    def __init__(self, url: str) -> None:
+        self._client = TeranClient(url, timeout=30)
+        photos = images(30, longest=10)
+        self._client.index(
+            [Entry(one, f"mine {i}") for i, one in enumerate(photos)], gallery="mine"
+        )
+        self.expected = self.find()
+        self.times: list[float] = []
+        self.wrong: list[object] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+
+    def find(self) -> SearchResult:
+        return self._client.search("a dog runs", k=5, gallery="mine")
+
+    def _work(self) -> None:
+        while not self._stop.wait(0.01):
+            started = time.monotonic()
+            try:
+                found = self.find()
+                if [hit.id for hit in found.hits] != [hit.id for hit in self.expected.hits]:
+                    self.wrong.append(found)
+            except Exception as error:
+                self.wrong.append(error)
+            self.times.append(time.monotonic() - started)
+
+    def __enter__(self) -> "Neighbour":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+
+def test_hostile_requests_harm_nobody(server: BackgroundServer) -> None:
+    family = {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}
+    neighbour = Neighbour(server.url)
+    alone = []
+    for _ in range(200):
+        started = time.monotonic()
+        neighbour.find()
+        alone.append(time.monotonic() - started)
+    channel = grpc.insecure_channel(server.url)
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    told: dict[str, int] = {}
+
+    @settings(
+        max_examples=REQUESTS, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(requests())
+    def send(request: Any) -> None:
+        if request.parameters["gallery"].string_param == "mine":
+            return
+        try:
+            stub.ModelInfer(request, timeout=30)
+            told["OK"] = told.get("OK", 0) + 1
+        except grpc.RpcError as error:
+            code, details = error.code(), error.details() or ""
+            told[code.name] = told.get(code.name, 0) + 1
+            assert code is not grpc.StatusCode.DEADLINE_EXCEEDED or "timeout" in request.parameters
+            assert "teran:failed" not in details, "a defect, or a fault of the request's"
+            assert "Stub process" not in details
+            assert "Socket closed" not in details
+            assert details
+
+    with channel, neighbour:
+        send()
+    ratio = float(np.median(neighbour.times) / np.median(alone))
+    print(f"{REQUESTS} requests: {told}; a neighbour's search took {ratio:.2f} times as long")
+    assert not neighbour.wrong
+    assert server.process.poll() is None
+    assert server.is_ready()
+    assert family <= {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}

@@ -1,0 +1,41 @@
+"""A minute of what `make soak` does for half an hour."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak import Sample, Soak, soak
+from teran.cli.background import BackgroundServer, background_server
+from tests.conftest import TINY
+from tests.data import captions
+
+
+@pytest.fixture(scope="module")
+def server(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackgroundServer]:
+    folder = tmp_path_factory.mktemp("soak")
+    flags = ("--gallery", str(folder / "gallery"))
+    with background_server(repository, *flags, log=folder / "log") as running:
+        yield running
+
+
+def test_nothing_grows_under_mixed_traffic(server: BackgroundServer) -> None:
+    seen = soak(server, captions(50), TINY.feature_dim, seconds=60, period=2)
+    assert not seen.findings(growth=0.05)  # in a minute not everything is warm
+    assert min(seen.done.values()) > 0
+    assert len(seen.done) == 10
+
+
+def test_what_grows_is_found() -> None:
+    seen = Soak(100)
+    for i in range(20):
+        memory = {"gallery": 100e6, "tokenizer": 50e6 + i * 1e6}
+        seen.samples.append(Sample(i, memory, {"gallery": 20 + i, "tokenizer": 9}, segments=i))
+        seen.rates.append(100 - 3 * i)
+    found = " ".join(seen.findings())
+    for part in ("tokenizer grew", "gallery has", "segments", "calls a second at the end"):
+        assert part in found
+    assert "gallery grew" not in found
+    assert "tokenizer has" not in found
