@@ -44,37 +44,37 @@ def leave_key(port: int, key: str) -> Path:
     Raises:
         ServingError: it can't be written where nobody else can read it.
     """
-    path = _folder() / str(port)
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        _check(path.parent)
+        path = own_folder() / str(port)
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(key)
     except OSError as error:
-        raise ServingError(f"{path} can't be written: {error}") from error
+        raise ServingError(f"the key can't be left for clients: {error}") from error
     return path
 
 
 def find_key(port: int) -> str | None:
     """The key that a server of the same user on this host has left, or None."""
-    path = _folder() / str(port)
     with suppress(OSError, ServingError):
-        _check(path.parent)
-        return path.read_text(encoding="utf-8")
+        return (own_folder() / str(port)).read_text(encoding="utf-8")
     return None
 
 
-def _folder() -> Path:
+def own_folder() -> Path:
+    """A folder that servers and clients of this user on this host share, and nobody else reads.
+
+    Raises:
+        OSError: it can't be made.
+        ServingError: somebody else could have made it, or could read it.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir():
-        return Path(runtime) / "teran"
-    return Path(tempfile.gettempdir()) / f"teran-keys-{os.getuid()}"
-
-
-def _check(folder: Path) -> None:
-    """Refuse a folder that somebody else could have made, or could read."""
+        folder = Path(runtime) / "teran"
+    else:
+        folder = Path(tempfile.gettempdir()) / f"teran-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if (
         not stat.S_ISDIR(status.st_mode)
@@ -82,3 +82,4 @@ def _check(folder: Path) -> None:
         or stat.S_IMODE(status.st_mode) & 0o077
     ):
         raise ServingError(f"{folder} is not a folder of this user alone; remove it")
+    return folder

@@ -20,8 +20,8 @@ class CudaSegment(Segment):
     unregister_method = "CudaSharedMemoryUnregister"
     unregister_request = pb.CudaSharedMemoryUnregisterRequest
 
-    def __init__(self, size: int) -> None:
-        """Allocate one.
+    def __init__(self, size: int, owner: str) -> None:
+        """Allocate one; see `Segment`.
 
         Raises:
             OSError: there is no GPU, or no room on it.
@@ -30,7 +30,7 @@ class CudaSegment(Segment):
         import cuda.bindings.runtime as cudart
 
         self._cudart: Any = cudart
-        self.name, self.size, self._used = segment_name(), size, 0
+        self.name, self.size, self._used = segment_name(owner), size, 0
         try:
             self._device = self._call("cudaGetDevice")
             self._address = int(self._call("cudaMalloc", size))

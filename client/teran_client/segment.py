@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2 as pb
 
+from teran.contract import SEGMENT_PREFIX
+
 ALIGNMENT = 64
 FOLDER = Path("/dev/shm")
 
 
-def segment_name() -> str:
-    """A name nobody else has, even on another host with the same process numbers."""
-    return f"teran-client-{secrets.token_hex(16)}"
+def segment_name(owner: str) -> str:
+    """A name nobody else has, with the token of its owner's lease."""
+    return f"{SEGMENT_PREFIX}{owner}-{secrets.token_hex(8)}"
 
 
 class Segment:
@@ -27,13 +29,17 @@ class Segment:
     unregister_method = "SystemSharedMemoryUnregister"
     unregister_request = pb.SystemSharedMemoryUnregisterRequest
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, owner: str) -> None:
         """Make one.
+
+        Args:
+            size: bytes.
+            owner: token of the client's lease; a server lets go of what dead clients leave.
 
         Raises:
             OSError: there is no room for it.
         """
-        self.name = segment_name()
+        self.name = segment_name(owner)
         self.size = size
         path = FOLDER / self.name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from teran.contract import ADMIN_KEY_HEADER
 from teran.errors import TeranError
+from teran.lease import Lease
 from teran.secrets import find_key
 from teran_client.channel import Channel
 from teran_client.cuda_memory import CudaSegment
@@ -45,6 +46,7 @@ class SharedMemory:
             self._kinds.append(Segment)
         if "," in channel.url or channel.url.startswith("dns:"):
             self._kinds.clear()  # of several servers one would not know what another was told
+        self._lease: Lease | None = None
         self._free: list[Segment] = []
         self._all: list[Segment] = []
         self._unwanted: list[Segment] = []
@@ -73,6 +75,9 @@ class SharedMemory:
         """Have the server let go of all of it."""
         for segment in list(self._all):
             await self._drop(segment)
+        if self._lease and not self._unwanted:
+            self._lease.end()
+            self._lease = None
 
     async def _acquire(self, size: int) -> Segment | None:
         for segment in self._free:
@@ -84,7 +89,7 @@ class SharedMemory:
             kind = self._kinds[0]
             try:
                 made = await self._make(kind, 1 << (size - 1).bit_length())
-            except (OSError, ImportError, TeranError) as error:
+            except (OSError, ImportError, TeranError) as error:  # some of them of the lease
                 _log.info("no %s with %s: %s", kind.__name__, self._channel.url, error)
                 if kind in self._kinds:  # another call may have given it up meanwhile
                     self._kinds.remove(kind)
@@ -94,7 +99,8 @@ class SharedMemory:
         return None
 
     async def _make(self, kind: type[Segment], size: int) -> Segment:
-        made = kind(size)
+        self._lease = self._lease or Lease()
+        made = kind(size, self._lease.token)
         try:
             request = made.register_request()
             await self._call(made.register_method, request)

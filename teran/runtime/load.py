@@ -18,7 +18,7 @@ MODELS = ("tokenizer", "textual_encoder", "visual_encoder", "alignment", "galler
 """Those that have a queue."""
 ADMITTING = ("tokenizer", "admission")
 """Those that requests come to first. Each has its own counters, so that nobody waits for a lock."""
-_FEW = 4
+_FEW = 16
 """Items that may always be ahead: how fast a model is, only work tells."""
 _DEADLINES = 4096
 """Requests whose deadlines are remembered."""

@@ -15,13 +15,15 @@ from collections import deque
 from collections.abc import Callable, Set
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2
 
-from teran.contract import ADMIN_KEY_HEADER
+from teran.contract import ADMIN_KEY_HEADER, SEGMENT_PREFIX
 from teran.errors import ServingError
+from teran.lease import abandoned
 from teran.runtime.load import LoadFile
 from teran.secrets import leave_key, read_key
 from teran.supervisor import installation, process
@@ -218,8 +220,38 @@ class Supervisor:
                     self._state.set_model(model, False)
                 if not self._check_models(dead):
                     return False
+                self._sweep()
                 models, checked = self._process.model_processes(), time.monotonic()
         return True
+
+    def _sweep(self) -> None:
+        """Have the server let go of shared memory whose clients have died."""
+        left = abandoned()
+        if not left:
+            return
+        calls: tuple[tuple[Any, Any, Any, Any], ...] = (
+            (
+                self._stub.SystemSharedMemoryStatus,
+                service_pb2.SystemSharedMemoryStatusRequest,
+                self._stub.SystemSharedMemoryUnregister,
+                service_pb2.SystemSharedMemoryUnregisterRequest,
+            ),
+            (
+                self._stub.CudaSharedMemoryStatus,
+                service_pb2.CudaSharedMemoryStatusRequest,
+                self._stub.CudaSharedMemoryUnregister,
+                service_pb2.CudaSharedMemoryUnregisterRequest,
+            ),
+        )
+        key = {"metadata": [(ADMIN_KEY_HEADER, self._admin_key)], "timeout": self._canary_timeout}
+        try:
+            for list_, everything, let_go, one in calls:
+                for name in list_(everything(), **key).regions:
+                    if name.removeprefix(SEGMENT_PREFIX).split("-")[0] in left:
+                        let_go(one(name=name), **key)
+                        self._report(f"let go of {name}, whose client has died")
+        except grpc.RpcError as error:
+            self._report(f"shared memory can't be looked through: {error.details()}", "WARNING")
 
     def _check_models(self, dead: Set[str]) -> bool:
         """Reload the dead models and those that fail their canary; False where it does not help."""

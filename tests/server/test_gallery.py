@@ -371,3 +371,49 @@ def test_errors_are_server_errors_or_input_errors(client: TeranClient) -> None:
         client.restore("absent.tar", "fresh")
     with pytest.raises((TeranInputError, TeranServerError), match="gallery name"):
         client.index(PHOTOS[0], gallery="Not A Name")
+
+
+def test_a_write_that_waits_holds_up_no_search(
+    server: BackgroundServer, client: TeranClient, gallery: str
+) -> None:
+    waiting = model_process(server, "stored")
+    written: list[object] = []
+
+    def write() -> None:
+        with TeranClient(server.url, timeout=60) as other:
+            written.append(other.index(Entry(PHOTOS[0], "late"), gallery="late"))
+            written.append(other.delete("late", gallery="late"))
+
+    thread = threading.Thread(target=write)
+    waiting.suspend()
+    try:
+        thread.start()
+        for _ in range(20):
+            assert client.search("a dog runs", k=1, gallery=gallery, timeout=2).hits
+        assert not written
+    finally:
+        waiting.resume()
+    thread.join(30)
+    assert written == ["late", 1]
+
+
+def test_writes_survive_the_death_of_who_waits_for_them(
+    server: BackgroundServer, client: TeranClient
+) -> None:
+    for model in ("stored", "gallery"):
+        done: list[str] = []
+
+        def write(done: list[str] = done) -> None:
+            with TeranClient(server.url, timeout=60, batch_size=4) as other:
+                done += other.index(
+                    (Entry(one, f"i{n}") for n, one in enumerate(PHOTOS)), gallery="d"
+                )
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(0.05)
+        model_process(server, model).kill()
+        thread.join(60)
+        assert done == [f"i{n}" for n in range(len(PHOTOS))]
+        assert all(client.known(done, gallery="d"))
+        client.drop_gallery("d")

@@ -1,20 +1,28 @@
 """Large inputs by shared memory: the same results, nothing left behind, gRPC where it can't be."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 import torch
 from teran_client import Entry, TeranClient, TeranInputError, TeranTimeoutError
 from teran_client.aio import AsyncTeranClient
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from teran.cli.background import BackgroundServer
+from teran.contract import ADMIN_KEY_HEADER
+from teran.secrets import find_key
 from tests.data import images
+from tests.server.test_supervision import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +132,39 @@ def test_calls_that_time_out_together_say_so(server: BackgroundServer) -> None:
             assert len(await client.encode_images(images(2))) == 2
 
     asyncio.run(run())
+
+
+def test_memory_of_a_client_that_died_is_let_go(server: BackgroundServer) -> None:
+    script = f"""
+import numpy as np, os, signal
+from teran_client import TeranClient
+import teran_client.shared_memory as shared
+from tests.data import images
+shared.SMALLEST = 1
+client = TeranClient({server.url!r})
+client.encode_images(images(20, longest=60))
+assert client._client._shared._all
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with TeranClient(server.url) as alive:
+        alive.encode_images(images(20, longest=60))
+        before = registered(server)
+        assert before
+        for _ in range(2):
+            died = subprocess.run([sys.executable, "-c", script], check=False)
+            assert died.returncode == -signal.SIGKILL
+        assert len(registered(server)) > len(before)
+        assert wait_for(lambda: registered(server) == before, 10)
+        alive.encode_images(images(20, longest=60))
+        assert alive._client._shared.usable
+        assert registered(server) == before
+
+
+def registered(server: BackgroundServer) -> set[str]:
+    """The segments that the server has open."""
+    key = find_key(int(server.url.rpartition(":")[2]))
+    with grpc.insecure_channel(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = pb.SystemSharedMemoryStatusRequest()
+        answer = stub.SystemSharedMemoryStatus(request, metadata=[(ADMIN_KEY_HEADER, key)])
+        return set(answer.regions)
