@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import exp
 
 from teran.runtime.admission import EXCESSIVE
@@ -20,8 +20,12 @@ _PERIOD = 0.05
 _REST = 1.0
 """Seconds between looks while nothing is admitted: requests may come past the admission."""
 _MEMORY = 2.0
-"""Seconds after which a speed that was seen counts for a third."""
-_LATELY = 5
+"""Seconds of full work after which what was seen counts for a third."""
+_LEAST = 0.2
+"""Seconds of full work that tell how fast a model is."""
+_PATIENCE = 10.0
+"""Seconds of full work after which a model that has become slower is taken for a third as fast."""
+_LATELY = 20
 """Looks that together prove a model to be faster than is believed."""
 _STUCK = 1.0
 """Seconds without progress, and with an empty queue, after which nothing is left to do."""
@@ -47,22 +51,56 @@ class Counts:
     """Ever done."""
 
 
-@dataclass
+class Speed:
+    """What a model does in a second at full work: the most of the last while.
+
+    The most, as a shorter queue makes smaller batches, which are slower: a model that is taken for
+    slow would be given less, and become so.
+    """
+
+    def __init__(self) -> None:
+        self.items = 0.0
+        """A second; 0 where nothing is known yet."""
+        self._busy = self._done = self._requests = 0.0
+        self._lately: deque[tuple[float, float]] = deque(maxlen=_LATELY)
+
+    @property
+    def requests(self) -> float:
+        """A second."""
+        return self.items * self._requests / self._done if self._done else 0.0
+
+    def learn(self, elapsed: float, items: float, requests: float, *, busy: bool) -> None:
+        """Take in what was done between two looks.
+
+        Args:
+            elapsed: seconds between them.
+            items: that were done.
+            requests: that were done.
+            busy: whether there was always something to do.
+        """
+        if busy:
+            kept = exp(-elapsed / _MEMORY)
+            self._busy = kept * self._busy + elapsed
+            self._done = kept * self._done + items
+            self._requests = kept * self._requests + requests
+            self.items *= exp(-elapsed / _PATIENCE)
+            if self._busy > _LEAST:
+                self.items = max(self.items, self._done / self._busy)
+        self._lately.append((elapsed, items))
+        if self.items and len(self._lately) == _LATELY:  # which it may beat without a queue
+            total, finished = (sum(column) for column in zip(*self._lately, strict=True))
+            self.items = max(self.items, finished / total)
+
+
 class ModelLoad:
     """What follows from a model's counts, one look after the other."""
 
-    counts: Counts = field(default_factory=Counts)
-    _at: float = 0.0
-    _busy: float = 0.0
-    _items: float = 0.0
-    _requests: float = 0.0
-    _difference: float | None = None
-    """Between what was admitted and what was done, with nothing left to do: some items fail, and
-    some requests come past the admission."""
-    _progress: float = 0.0
-    _lately: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_LATELY))
-    """Seconds between looks, and items done between them."""
-    _number: float = 0.0
+    def __init__(self) -> None:
+        self._counts, self._speed = Counts(), Speed()
+        self._difference: float | None = None
+        """Between what was admitted and what was done, with nothing left to do: some items fail,
+        and some requests come past the admission."""
+        self._at = self._progress = self._number = 0.0
 
     def look(self, counts: Counts, admitted: float, at: float, max_wait: float) -> Load:
         """Take new counts in.
@@ -73,29 +111,24 @@ class ModelLoad:
             at: when, in seconds.
             max_wait: seconds a request may wait; 0 for any time.
         """
-        before, self.counts = self.counts, counts
+        before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
-            self._difference, before = admitted - counts.items, counts
+            self._difference, before, self._progress = admitted - counts.items, counts, at
         elapsed, done = at - (self._at or at), counts.items - before.items
-        if done or counts.pending or self._progress == 0:
+        if done or counts.pending:
             self._progress = at
-        self._lately.append((elapsed, done))
-        total, finished = (sum(column) for column in zip(*self._lately, strict=True))
-        faster = finished * self._busy > total * self._items  # than is believed
-        if (before.pending and counts.pending) or faster:
-            kept = exp(-elapsed / _MEMORY)
-            self._busy = kept * self._busy + elapsed
-            self._items = kept * self._items + done
-            self._requests = kept * self._requests + counts.requests - before.requests
-        seconds = self._busy / self._items if self._items else 0.0
+        speed, busy = self._speed, bool(before.pending and counts.pending)
+        if elapsed:
+            speed.learn(elapsed, done, counts.requests - before.requests, busy=busy)
+        seconds = 1 / speed.items if speed.items else 0.0
         left = admitted - counts.items - self._difference
         if counts.pending == 0 and at - self._progress > max(_STUCK, 2 * left * seconds):
             left = 0.0
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
         self._difference = admitted - counts.items - left
         excess = 0.0
-        if max_wait and self._busy:
-            most = EXCESSIVE * max_wait * self._requests / self._busy
+        if max_wait and speed.items:
+            most = EXCESSIVE * max_wait * speed.requests
             excess = max(0.0, counts.pending - max(_FEWEST, most))
         self._at, self._number = at, self._number + 1
         return Load(at, left, admitted, seconds, excess, self._number)

@@ -207,8 +207,12 @@ class TritonProcess:
             environment.setdefault(variable, str(threads))
         environment.pop("TERAN_ADMIN_KEY", None)
         s = self._settings
-        files = {name: path and path.absolute() for name, path in _key_files(s).items()}
-        here = replace(s, gallery=s.gallery_directory(), **files)
+        here = replace(
+            s,
+            gallery=s.gallery_directory(),
+            write_key_file=_absolute(s.write_key_file),
+            gallery_api_key_file=_absolute(s.gallery_api_key_file),
+        )
         environment |= to_environment(here, GallerySettings)
         if self._metrics:
             environment[variables.METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
@@ -323,8 +327,9 @@ def overwrite_argument(pid: int, secret: str) -> None:
             memory.write(b"x" * len(secret.encode()))
 
 
-def _key_files(settings: GallerySettings) -> dict[str, Path | None]:
-    return {name: getattr(settings, name) for name in ("write_key_file", "gallery_api_key_file")}
+def _absolute(path: Path | None) -> Path | None:
+    """A path that means the same to a process started elsewhere."""
+    return path and path.absolute()
 
 
 def _model_of(process: psutil.Process) -> str | None:

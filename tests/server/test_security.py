@@ -1,5 +1,6 @@
 """What a stranger on the network, or another user of the host, can't do."""
 
+import asyncio
 import os
 import socket
 import stat
@@ -13,7 +14,6 @@ import grpc
 import psutil
 import pytest
 from teran_client import AsyncTeranClient, Entry, TeranClient, TeranInputError
-from teran_client.segment import Segment
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from teran.cli.background import BackgroundServer, background_server
@@ -87,10 +87,7 @@ def test_clients_of_the_same_user_share_memory(server: BackgroundServer) -> None
             await client.encode_images(photos)
             return client._shared.usable and bool(client._shared._all)
 
-    import asyncio
-
     assert asyncio.run(run())
-    assert Segment  # the kind that was used
 
 
 def test_only_the_server_s_user_can_read_its_key(server: BackgroundServer) -> None:

@@ -32,8 +32,8 @@ def test_the_wait_is_what_is_left_and_what_came_since(path: Path) -> None:
 
 def test_what_should_be_done_by_now_is_not_waited_for(path: Path) -> None:
     file = LoadFile(path)
-    file.write("gallery", Load(time.monotonic() - 1, items=20, seconds=0.1))
-    assert file.wait("gallery") == pytest.approx(1, abs=0.05)
+    file.write("gallery", Load(time.monotonic() - 1, items=40, seconds=0.1))
+    assert file.wait("gallery") == pytest.approx(3, abs=0.05)
     file.write("gallery", Load(time.monotonic() - 5, items=20, seconds=0.1))
     assert file.wait("gallery") == 0
 
@@ -41,7 +41,7 @@ def test_what_should_be_done_by_now_is_not_waited_for(path: Path) -> None:
 def test_a_few_items_may_always_be_ahead(path: Path) -> None:
     """Or a speed that was once misjudged could never be seen to be better."""
     file = LoadFile(path)
-    file.write("gallery", Load(time.monotonic(), items=4, seconds=1000))
+    file.write("gallery", Load(time.monotonic(), items=16, seconds=1000))
     assert file.wait("gallery") == 0
 
 

@@ -1,5 +1,7 @@
 """Tickets for answers, over a real socket."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -54,21 +56,32 @@ def test_answers_come_in_the_order_of_the_tickets(office: TicketOffice) -> None:
     assert "no ticket" in str(again)
 
 
-def test_nobody_waits_for_a_process_that_is_gone(office: TicketOffice) -> None:
-    """Here its end of the connection is closed, as the kernel does when it dies."""
-    holder, pending = TicketHolder(), Future[Reports | TeranError]()
-    holder.redeem([office.ticket(answered([b"{}"]))])
-    assert holder._connection is not None
-    threading.Timer(0.1, pending.set_result, [GalleryError("never read")]).start()
-    ticket = office.ticket(pending)
-    holder._connection.close()
-    assert isinstance(holder.redeem([ticket])[0], TeranError)
-    office.close()
+OFFICE = """
+from concurrent.futures import Future
+from teran.runtime.tickets import TicketOffice
+office = TicketOffice()
+print(office.ticket(Future()), flush=True)
+input()
+"""
+
+
+def test_nobody_waits_for_a_process_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TICKETS_VARIABLE, str(tmp_path / "tickets"))
+    holder = TicketHolder()
+    for _ in range(2):  # another takes its place
+        with subprocess.Popen(
+            [sys.executable, "-c", OFFICE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout
+            ticket = int(process.stdout.readline())
+            threading.Timer(0.3, process.kill).start()
+            assert isinstance(holder.redeem([ticket])[0], GalleryUnreachableError)
     assert isinstance(holder.redeem([7])[0], GalleryUnreachableError)
-    with pytest.MonkeyPatch.context():
-        reopened = TicketOffice()
-        assert holder.redeem([reopened.ticket(answered([b"{}"]))]) == [[b"{}"]]
-        reopened.close()
+    opened = TicketOffice()
+    assert holder.redeem([opened.ticket(answered([b"{}"]))]) == [[b"{}"]]
+    opened.close()
 
 
 def test_without_a_supervisor_there_are_no_tickets(monkeypatch: pytest.MonkeyPatch) -> None:
