@@ -22,6 +22,8 @@ from teran.secrets import find_key
 from tests.data import images
 from tests.server.test_supervision import model_process, wait_for
 
+PROGRAM = (sys.executable, "-P", "-m", "teran.cli")
+"""As the `teran` command is: -m alone imports from the current directory, as Python does."""
 ADMIN = {
     "SystemSharedMemoryRegister": service_pb2.SystemSharedMemoryRegisterRequest(
         name="a", key="/nothing", byte_size=8
@@ -49,8 +51,7 @@ def server(repository: Path, folder: Path) -> Iterator[BackgroundServer]:
     os.chdir(folder)
     try:
         flags = ("--gallery", str(folder / "gallery"), "--write-key-file", "write.key")
-        program = (sys.executable, "-P", "-m", "teran.cli")
-        with background_server(repository, *flags, log=folder / "log", program=program) as running:
+        with background_server(repository, *flags, log=folder / "log", program=PROGRAM) as running:
             yield running
     finally:
         os.chdir(before)
@@ -79,7 +80,10 @@ def test_administration_needs_the_key(server: BackgroundServer, method: str) -> 
         assert client.is_ready()
 
 
-def test_clients_of_the_same_user_share_memory(server: BackgroundServer) -> None:
+def test_clients_of_the_same_user_share_memory(
+    server: BackgroundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teran_client.shared_memory.SMALLEST", 1)
     photos = images(32, longest=36)
 
     async def run() -> bool:
@@ -131,7 +135,7 @@ def test_http_is_off(server: BackgroundServer, repository: Path, tmp_path: Path)
     }
     metrics = int(server.metrics_url.split(":")[2].split("/")[0])
     assert listening == {port_of(server), metrics}
-    with background_server(repository, "--http", log=tmp_path / "log"):
+    with background_server(repository, "--http", log=tmp_path / "log", program=PROGRAM):
         line = (tmp_path / "log").read_text()
         port = int(line.split("http 127.0.0.1:")[1].split(",")[0])
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
@@ -163,7 +167,7 @@ def test_models_import_nothing_from_where_the_server_was_started(
 def test_an_unsafe_start_is_refused(
     repository: Path, flags: list[str], variables: dict[str, str], reason: str
 ) -> None:
-    command = [sys.executable, "-m", "teran.cli", "serve", str(repository), *flags]
+    command = [*PROGRAM, "serve", str(repository), *flags]
     ran = subprocess.run(
         command, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False
     )

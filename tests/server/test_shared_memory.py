@@ -105,7 +105,9 @@ def test_forgotten_segments_are_made_again(server: BackgroundServer) -> None:
         async with AsyncTeranClient(server.url) as client:
             await client.encode_images(images(2))
             await client._channel.call(
-                "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest()
+                "SystemSharedMemoryUnregister",
+                pb.SystemSharedMemoryUnregisterRequest(),
+                headers={ADMIN_KEY_HEADER: str(find_key(int(server.url.rpartition(":")[2])))},
             )
             assert len(await client.encode_images(images(2))) == 2
 

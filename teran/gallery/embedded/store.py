@@ -5,6 +5,7 @@ operating system holds. Losing power is survived by what was flushed: after ever
 `flush` is asked for, else every few seconds.
 """
 
+import json
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from teran.errors import GalleryError, TeranInputError
+from teran.gallery.embedded.files import sync_directory, write_durably
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
 from teran.gallery.layout import VECTORS, item_of, payload_of
@@ -29,6 +31,7 @@ RESERVE = 256 << 20
 mapped page the disk has no room for is killed."""
 _BYTES_PER_VALUE = 16
 """What a value may take on the disk while it is in the log as well."""
+_TALLY = "store.json"
 _FLUSH_INTERVAL = 2.0
 """Seconds; the log of what was not flushed is read again at the next start."""
 
@@ -85,13 +88,38 @@ class GalleryStore:
             else:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
-            self._version = max((version for _, version in self.versions()), default=0)
+            versions = [version for _, version in self.versions()]
+        self._version = max(versions, default=0)
+        self._tally = directory.with_name(_TALLY)
+        self._check(len(versions))
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close, and note how many items there are."""
         with self._writing, engine_errors(f"{self._directory} can't be closed"):
+            count = self.count()
             self._shard.flush()
             self._shard.close()
+            write_durably(self._tally, json.dumps({"items": count}) + "\n")
+
+    def _check(self, count: int) -> None:
+        """Compare with what was there at the last close: the engine misses no lost list of items.
+
+        Raises:
+            GalleryError: it is something else.
+        """
+        try:
+            noted = json.loads(self._tally.read_text(encoding="utf-8"))["items"]
+        except (OSError, ValueError, KeyError, TypeError):  # it was not closed in good order
+            return
+        if noted != count:
+            self._shard.close()
+            raise GalleryError(f"{self._directory} holds {count} items instead of {noted}")
+
+    def _begin(self) -> None:
+        """Before anything is written: from now on the number at the last close tells nothing."""
+        if self._tally.exists():
+            self._tally.unlink()
+            sync_directory(self._tally.parent)
 
     def upsert(self, items: Sequence[Item]) -> list[Item]:
         """Write items, replacing those with the same ids; returns them with their versions.
@@ -104,6 +132,7 @@ class GalleryStore:
         values = sum(item.rows.size for item in items)
         require_free(self._directory, values * _BYTES_PER_VALUE)
         with self._writing:
+            self._begin()
             written = []
             for item in items:
                 self._version += 1
@@ -125,6 +154,7 @@ class GalleryStore:
         """
         require_free(self._directory, -RESERVE * 3 // 4)
         with self._writing, engine_errors(f"{self._directory} can't be written"):
+            self._begin()
             operation = edge.UpdateOperation.delete_points([str(point) for point in points])
             self._shard.update(operation)
             self._unflushed = True
