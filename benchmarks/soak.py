@@ -8,6 +8,7 @@ may be left, and the work done must stay the same.
 import argparse
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -48,7 +49,7 @@ class Sample:
 
     at: float
     memory: dict[str, float] = field(default_factory=dict)
-    """Private bytes of every process."""
+    """Bytes of every process that are its own."""
     descriptors: dict[str, int] = field(default_factory=dict)
     segments: int = 0
 
@@ -185,10 +186,12 @@ def look(server: BackgroundServer, at: float) -> Sample:
     sample = Sample(at)
     for name, process in processes(server):
         try:
-            # Not what is mapped from files: how much of a gallery is in memory, the kernel decides.
-            sample.memory[name] = float(process.memory_full_info().uss)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            # Not what is mapped from files: how much of them is in memory, the kernel decides.
+            (own,) = re.findall(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+            sample.memory[name] = 1024.0 * int(own)
             sample.descriptors[name] = process.num_fds()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue
     sample.segments = len(list(_SHM.glob("teran*")))
     return sample

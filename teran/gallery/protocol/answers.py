@@ -89,6 +89,9 @@ def _matches(gallery: Gallery, item: Item, search: Search) -> list[dict[str, Any
     Where images are compared with each other, the query's regions take the words' part.
     """
     cosine = gallery.similarity(item.point, search.query.rows)
+    known = item.tokens if gallery.kind is Kind.SENTENCES else item.boxes
+    if known is not None and len(known) not in (0, len(cosine)):  # it was replaced a moment ago
+        return []
     words: Sequence[str] = search.tokens
     if gallery.kind is Kind.SENTENCES:
         cosine, words = cosine.T, item.tokens

@@ -45,7 +45,7 @@ def test_ports_and_paths_are_the_containers() -> None:
     ports = " ".join(sorted(str(port["containerPort"]) for port in container["ports"]))
     assert exposed == {ports}
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert {"/bundle", "/var/lib/teran", "/dev/shm"} == mounted
+    assert {"/bundle", "/var/lib/teran", "/dev/shm", "/tls", "/keys"} == mounted
     assert f"USER {pod['securityContext']['runAsUser']}" in dockerfile
 
 

@@ -1,5 +1,6 @@
 """A gallery through writes, searches and restarts, against a plain dictionary."""
 
+import json
 import shutil
 import tempfile
 import threading
@@ -19,7 +20,9 @@ from teran.gallery.catalog import GalleryCatalog, Model
 from teran.gallery.cluster.catalog import ClusterCatalog
 from teran.gallery.cluster.connection import connect
 from teran.gallery.embedded.catalog import EmbeddedCatalog
-from teran.gallery.item import Item
+from teran.gallery.item import Item, point_of
+from teran.gallery.protocol.answers import Search, results
+from teran.gallery.protocol.request import Request
 from teran.gallery.search.device import DeviceCopy
 from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind
@@ -420,3 +423,24 @@ def test_filters(anywhere: GalleryCatalog, exact: bool) -> None:
     for test in tests:
         with pytest.raises(TeranInputError, match=r"where\['n'\]"):
             found(galleries, unit(1, 3), n=test)
+
+
+def test_an_explanation_of_what_is_being_replaced_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search has seen the new rows, and the store still tells of the old boxes."""
+    galleries = EmbeddedCatalog(tmp_path / "root", MODEL, kernel())
+    fill(galleries, [item("a", 2)])  # of seven regions
+    gallery = galleries.get("default")
+    old = gallery.items([point_of("a")])
+    fill(galleries, [item("a", 3)])  # of 36
+    monkeypatch.setattr(gallery, "items", lambda _: old)
+    query = Query(unit(5, 3), 1)
+    request = Request({"explain": True}, {}, lambda _: None)
+    search = Search(query, (), None)
+    answer = results(gallery, request, [(search, gallery.search([query], [None])[0])], 1 << 20)
+    assert json.loads(answer["records"][0, 0])["matches"] == []
+    monkeypatch.undo()
+    answer = results(gallery, request, [(search, gallery.search([query], [None])[0])], 1 << 20)
+    assert len(json.loads(answer["records"][0, 0])["matches"]) == 3
+    galleries.close()
