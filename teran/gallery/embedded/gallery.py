@@ -99,6 +99,8 @@ class EmbeddedGallery:
 
     def write(self, upserts: Sequence[Item], deletes: Sequence[str]) -> int:
         """See `Gallery.write`. Nothing is searchable that is not stored."""
+        if upserts:
+            self.store.require_room(upserts)
         for start in range(0, len(upserts), _AT_ONCE):
             written = self.store.upsert(upserts[start : start + _AT_ONCE])
             basis = self._compact.basis

@@ -121,16 +121,23 @@ class GalleryStore:
             self._tally.unlink()
             sync_directory(self._tally.parent)
 
+    def require_room(self, items: Sequence[Item]) -> None:
+        """Refuse items that the disk has no room for, before any of them is written.
+
+        Raises:
+            GalleryError: it has none.
+        """
+        values = sum(item.rows.size for item in items)
+        require_free(self._directory, values * _BYTES_PER_VALUE)
+
     def upsert(self, items: Sequence[Item]) -> list[Item]:
         """Write items, replacing those with the same ids; returns them with their versions.
 
         What must survive a loss of power is still to be confirmed.
 
         Raises:
-            GalleryError: they can't be written, for example because the disk is full.
+            GalleryError: they can't be written.
         """
-        values = sum(item.rows.size for item in items)
-        require_free(self._directory, values * _BYTES_PER_VALUE)
         with self._writing:
             self._begin()
             written = []
