@@ -131,7 +131,8 @@ class SharedMemory:
     async def _call(self, method: str, request: Any) -> None:
         """Call what a server allows to those who bring its key, as clients of its user can."""
         port = self._channel.url.rpartition(":")[2]
-        key = find_key(int(port)) if port.isdigit() else None
+        here = port.isdigit() and _is_loopback(self._channel.url)
+        key = find_key(int(port)) if here else None  # which leaves this host for nobody
         headers = {ADMIN_KEY_HEADER: key} if key else {}
         await self._channel.call(method, request, _PATIENCE, retry=False, headers=headers)
 

@@ -117,6 +117,15 @@ class GalleryCatalog(ABC):
         if not self.exists(name):
             check_name(name)
             self.create(name, kind)
+        return self.writable(name, kind)
+
+    def writable(self, name: str, kind: Kind) -> Gallery:
+        """A gallery for items of a kind.
+
+        Raises:
+            TeranInputError: there is none, or it is of another kind.
+            GalleryError: it can't be used.
+        """
         gallery = self.get(name)
         if gallery.kind is not kind:
             raise TeranInputError(f"gallery {name!r} holds {gallery.kind}, not {kind}")

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 from teran.errors import GalleryBusyError, TeranInputError
@@ -14,6 +13,8 @@ from teran.gallery.item import Item
 
 _LARGEST_COMMIT = 256
 """Items written together."""
+_MOST_WAITING = 1024
+"""Items that may wait to be written, with all their rows."""
 _IDLE = 0.5
 """Seconds without writes after which there is time to look after the galleries."""
 _log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Writer:
         self._when_idle = when_idle
         self._executor = ThreadPoolExecutor(1, "gallery job")
         self._long: Future[Any] | None = None
-        self._started = 0
+        self._started = self._waiting = 0
+        self._counting = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="gallery writer")
         self._thread.start()
@@ -65,10 +67,16 @@ class Writer:
         """Write with whatever else is waiting; the result is the number of items deleted.
 
         Raises:
-            GalleryBusyError: a snapshot is being written or restored.
+            GalleryBusyError: a snapshot is being written or restored, or too much is waiting.
         """
         self._require_quiet()
-        return self._submit(_Job(Future(), gallery, upserts, deletes))
+        job = _Job(Future(), gallery, upserts, deletes)
+        if self._waiting > _MOST_WAITING:
+            raise GalleryBusyError("too many writes are waiting; try again soon")
+        with self._counting:
+            self._waiting += job.size
+        job.future.add_done_callback(lambda _: self._written(job.size))
+        return self._submit(job)
 
     def run(self, action: Callable[[], Any]) -> "Future[Any]":
         """Run something between two writes.
@@ -89,9 +97,18 @@ class Writer:
         """
         self._require_quiet()
         self._started += 1
-        number, self._long = self._started, Future()
-        begin = partial(self._executor.submit, _settle, self._long, action)
-        return self._submit(_Job(Future(), action=lambda: begin() and number))
+        number, long = self._started, Future[Any]()
+        self._long = long
+
+        def begin() -> int:
+            try:
+                self._executor.submit(_settle, long, action)
+            except RuntimeError as error:  # there is no room for a thread
+                long.set_exception(error)
+                raise
+            return number
+
+        return self._submit(_Job(Future(), action=begin))
 
     def result(self, number: int) -> Any | None:
         """What came of `start`; None while it runs.
@@ -111,6 +128,10 @@ class Writer:
     def _require_quiet(self) -> None:
         if not self._is_quiet:
             raise GalleryBusyError("a snapshot is being written or restored; try again soon")
+
+    def _written(self, size: int) -> None:
+        with self._counting:
+            self._waiting -= size
 
     def _submit(self, job: _Job) -> "Future[Any]":
         self._jobs.put(job)

@@ -27,7 +27,7 @@ class Door:
 
     def __init__(self, model: str) -> None:
         """Admit for a model that requests come to first."""
-        self._load = LoadFile(admitting=model)
+        self._load = LoadFile(counting=model)
         self._longest = from_environment(Admission).max_wait
 
     def admit(
@@ -68,7 +68,7 @@ class Desk:
 
     def __init__(self, model: str) -> None:
         """Sort for a model."""
-        self._model, self._load = model, LoadFile()
+        self._model, self._load = model, LoadFile(counting=model)
         self._longest = from_environment(Admission).max_wait
 
     def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
@@ -81,6 +81,10 @@ class Desk:
             else self._gone(request, had_to_wait)
             for i, request in enumerate(requests)
         ]
+
+    def write_off(self, items: int) -> None:
+        """Count items that have come, but are not done."""
+        self._load.admit(self._model, -items)
 
     def _gone(self, request: Any, had_to_wait: bool) -> TeranError | None:
         # Triton tells of a step in an ensemble never that its caller has gone, and takes 60 us.

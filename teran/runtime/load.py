@@ -6,6 +6,7 @@ let in. Together that tells how long a new request would wait, without asking an
 
 import mmap
 import os
+import re
 import struct
 import time
 from dataclasses import astuple, dataclass
@@ -16,15 +17,17 @@ from teran.runtime.environment import LOAD_FILE_VARIABLE
 
 MODELS = ("tokenizer", "textual_encoder", "visual_encoder", "alignment", "gallery")
 """Those that have a queue."""
-ADMITTING = ("tokenizer", "admission")
-"""Those that requests come to first. Each has its own counters, so that nobody waits for a lock."""
+COUNTING = (*MODELS, "admission")
+"""Those that let requests in, or write them off. Each has counters of its own, without a lock."""
 _FEW = 16
 """Items that may always be ahead: how fast a model is, only work tells."""
+_OWN_ID = re.compile(r"[0-9a-f]{16}")
 _DEADLINES = 4096
 """Requests whose deadlines are remembered."""
 _RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads are noticed
+_VERSION, _FIELDS = struct.Struct("d"), struct.Struct("6d")
 _COUNTERS = len(MODELS) * _RECORD.size
-_SLOTS = _COUNTERS + 8 * len(MODELS) * len(ADMITTING)
+_SLOTS = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
 _SLOT = struct.Struct("dd")
 _SIZE = _SLOTS + _DEADLINES * _SLOT.size
 
@@ -50,12 +53,12 @@ class Load:
 class LoadFile:
     """The file, mapped; or as good as an empty one where nobody supervises."""
 
-    def __init__(self, path: Path | None = None, admitting: str | None = None) -> None:
+    def __init__(self, path: Path | None = None, counting: str | None = None) -> None:
         """Map the file, by default the one that the environment names.
 
         Args:
             path: the file, which `create` has made.
-            admitting: which of the models that admit requests this is.
+            counting: which of the models that count this is.
         """
         given = path or os.environ.get(LOAD_FILE_VARIABLE)
         if given:
@@ -64,7 +67,7 @@ class LoadFile:
         else:
             self._map = mmap.mmap(-1, _SIZE)
         self._counters = memoryview(self._map)[_COUNTERS:_SLOTS].cast("d")
-        self._own = len(MODELS) * ADMITTING.index(admitting) if admitting else None
+        self._own = len(MODELS) * COUNTING.index(counting) if counting else None
         self._shed: dict[str, tuple[float, float]] = {}
 
     @staticmethod
@@ -75,9 +78,13 @@ class LoadFile:
     def write(self, model: str, load: Load) -> None:
         """Say what was seen of a model; only the supervisor does."""
         start = MODELS.index(model) * _RECORD.size
-        version = struct.unpack_from("d", self._map, start)[0] + 1
-        struct.pack_into("d", self._map, start, version)
-        _RECORD.pack_into(self._map, start, version, *astuple(load), version)
+        end = start + _RECORD.size - _VERSION.size
+        version = _VERSION.unpack_from(self._map, start)[0] + 1
+        _VERSION.pack_into(
+            self._map, end, version
+        )  # what is read before the first says so, is torn
+        _FIELDS.pack_into(self._map, start + _VERSION.size, *astuple(load))
+        _VERSION.pack_into(self._map, start, version)
 
     def read(self, model: str) -> Load:
         """What was last seen of a model."""
@@ -116,12 +123,19 @@ class LoadFile:
         return taken
 
     def set_deadline(self, request: str, seconds: float) -> None:
-        """Remember that nobody waits for a request any longer than that."""
+        """Remember that nobody waits for a request any longer than that.
+
+        Only of ids as our client makes them: others may be used again, or be none.
+        """
+        if not _OWN_ID.fullmatch(request):
+            return
         place, key = _place(request)
         _SLOT.pack_into(self._map, place, key, time.monotonic() + seconds)
 
     def is_over(self, request: str) -> bool:
         """Whether the deadline of a request has passed, if there was one."""
+        if not _OWN_ID.fullmatch(request):
+            return False
         place, key = _place(request)
         stored, deadline = _SLOT.unpack_from(self._map, place)
         return bool(stored == key and deadline < time.monotonic())

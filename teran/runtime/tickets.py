@@ -17,9 +17,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from secrets import randbits
 
 from teran import errors
-from teran.errors import GalleryError, GalleryUnreachableError, TeranError, TeranInputError
+from teran.errors import GalleryError, GalleryUnreachableError, TeranError
 from teran.runtime.environment import TICKETS_VARIABLE
 
 NO_TICKET = 0
@@ -37,7 +38,6 @@ class TicketOffice:
     def __init__(self) -> None:
         """Open where the environment says, if it does."""
         self._open: OrderedDict[int, Future[Reports | TeranError]] = OrderedDict()
-        self._last = NO_TICKET
         self._listener: Listener | None = None
         address = os.environ.get(TICKETS_VARIABLE)
         if address:
@@ -53,11 +53,11 @@ class TicketOffice:
         """
         if self._listener is None:
             raise GalleryError("galleries are changed only on a server that `teran serve` runs")
-        self._last += 1
-        self._open[self._last] = answer
+        number = randbits(62) | 1  # which nobody guesses, and no process has given before
+        self._open[number] = answer
         if len(self._open) > _MOST:
             self._open.popitem(last=False)
-        return self._last
+        return number
 
     def close(self) -> None:
         """Close; who waits is told that nobody is there."""
@@ -83,7 +83,9 @@ class TicketOffice:
     def _answer(self, number: int) -> bytes:
         future = self._open.pop(number, None)
         if future is None:
-            result: Reports | TeranError = TeranInputError(f"there is no ticket {number}")
+            result: Reports | TeranError = GalleryUnreachableError(
+                "this ticket is of another process, or was redeemed; the write may have been done"
+            )
         else:
             result = future.result()
         if isinstance(result, TeranError):

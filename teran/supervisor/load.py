@@ -7,7 +7,7 @@ full work, one that had requests waiting at both ends of a while, shows how fast
 import re
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, replace
 from math import exp
 
@@ -29,12 +29,15 @@ _LATELY = 20
 """Looks that together prove a model to be faster than is believed."""
 _STUCK = 1.0
 """Seconds without progress, and with an empty queue, after which nothing is left to do."""
+_LONGEST = 2.0
+"""Seconds after which an item that was let in is done, where nothing waits."""
 _LARGEST_BATCH = 64
 """Items that may be under way while the queue is empty."""
 _FEWEST = 8
 """Requests that always may wait."""
-_SERIES = re.compile(
-    r'^nv_inference_(pending_request_count|count|request_success)\{model="(\w+)",[^}]*\} (\S+)',
+_SERIES = re.compile(  # GPUs' models have their label in front
+    r'^nv_inference_(pending_request_count|count|request_success)\{[^}]*\bmodel="(\w+)"'
+    r"[^}]*\} (\S+)",
     re.MULTILINE,
 )
 
@@ -101,6 +104,8 @@ class ModelLoad:
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
         self._at = self._progress = self._number = 0.0
+        self._balance: deque[tuple[float, float]] = deque()
+        """When how many items more had been let in than done, lately."""
 
     def look(self, counts: Counts, admitted: float, at: float, max_wait: float) -> Load:
         """Take new counts in.
@@ -124,6 +129,11 @@ class ModelLoad:
         left = admitted - counts.items - self._difference
         if counts.pending == 0 and at - self._progress > max(_STUCK, 2 * left * seconds):
             left = 0.0
+        self._balance.append((at, admitted - counts.items))
+        while self._balance[0][0] < at - _LONGEST:
+            self._balance.popleft()
+        if counts.pending == 0:  # what came long ago is done, or will never be
+            left = min(left, admitted - counts.items - self._balance[0][1])
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
         self._difference = admitted - counts.items - left
         excess = 0.0
@@ -181,9 +191,9 @@ class LoadMonitor:
 
 def read_counts(text: str) -> dict[str, Counts]:
     """The counts of every model in Triton's metrics."""
-    values: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, model, value in _SERIES.findall(text):
-        values[model][name] = float(value)
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, model, value in _SERIES.findall(text):  # a model has several, of several GPUs
+        values[model][name] += int(float(value))
     return defaultdict(
         Counts,
         {

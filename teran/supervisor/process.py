@@ -46,6 +46,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 _TICKETS = "tickets"
 _ARGUMENTS = 45
 """Place in /proc/PID/stat, after the name, of where the command line begins; its end is next."""
+_TRITON_LINE = re.compile(r"[IWE]\d{4} ")
 _STUB_NAME = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
@@ -226,8 +227,10 @@ class TritonProcess:
 
     def _read_log(self) -> None:
         assert self._process.stdout is not None
+        hidden = False
         for line in self._process.stdout:
-            if not self._tail:  # it has read its command line
+            if not hidden and _TRITON_LINE.match(line):  # it has read its command line
+                hidden = True
                 self._hide_key()
             self._tail.append(line.rstrip())
             with suppress(Exception):  # Triton waits for whoever does not read what it writes
@@ -236,10 +239,14 @@ class TritonProcess:
     def _hide_key(self) -> None:
         """Overwrite the key on the command line, the only way in which Triton takes one."""
         try:
-            overwrite_argument(self._process.pid, self._admin_key)
+            found = overwrite_argument(self._process.pid, self._admin_key)
+            problem = None if found == 1 + self._settings.http else f"it was found {found} times"
         except OSError as error:
+            problem = str(error)
+        if problem and self.status is None:
             self._log.say(
-                f"users of this host can read the admin key on the command line: {error}", "WARNING"
+                f"users of this host may read the admin key on the command line: {problem}",
+                "WARNING",
             )
 
     @property
@@ -311,8 +318,8 @@ class TritonProcess:
         return status
 
 
-def overwrite_argument(pid: int, secret: str) -> None:
-    """Replace a text in the command line that the kernel shows of a process.
+def overwrite_argument(pid: int, secret: str) -> int:
+    """Replace a value in the command line that the kernel shows of a process; tells how often.
 
     Raises:
         OSError: the process is gone, or its memory may not be written.
@@ -321,10 +328,14 @@ def overwrite_argument(pid: int, secret: str) -> None:
     start, end = int(numbers[_ARGUMENTS]), int(numbers[_ARGUMENTS + 1])
     with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
         memory.seek(start)
-        place = memory.read(end - start).find(secret.encode())
-        if place >= 0:
+        line, secret_bytes = memory.read(end - start), secret.encode()
+        places = [
+            found.start(1) for found in re.finditer(b"=(%b)\\0" % re.escape(secret_bytes), line)
+        ]
+        for place in places:
             memory.seek(start + place)
-            memory.write(b"x" * len(secret.encode()))
+            memory.write(b"x" * len(secret_bytes))
+    return len(places)
 
 
 def _absolute(path: Path | None) -> Path | None:

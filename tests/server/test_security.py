@@ -138,6 +138,10 @@ def test_http_is_off(server: BackgroundServer, repository: Path, tmp_path: Path)
     with background_server(repository, "--http", log=tmp_path / "log", program=PROGRAM):
         line = (tmp_path / "log").read_text()
         port = int(line.split("http 127.0.0.1:")[1].split(",")[0])
+        key = find_key(int(line.split("grpc 127.0.0.1:")[1].split(",")[0]))
+        assert key
+        for process in psutil.process_iter():
+            assert key not in " ".join(process.cmdline())
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(b"GET /v2/systemsharedmemory/status HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"restricted" in connection.recv(4096)

@@ -15,7 +15,7 @@ from teran.errors import TeranError, TeranInputError
 from teran.gallery.catalog import Model
 from teran.gallery.opening import open_catalog
 from teran.gallery.protocol.request import Arrays, Request
-from teran.gallery.protocol.service import GalleryService
+from teran.gallery.protocol.service import WRITES, GalleryService
 from teran.runtime.admission import Desk
 from teran.runtime.metrics import SEARCH_SECONDS, Recorder
 from teran.runtime.request import parameters_of
@@ -64,13 +64,14 @@ class TritonPythonModel:
         read = [_read(one, answer) for one, answer in zip(requests, answers, strict=True)]
         self._service.handle([one for one in read if one])
         results = [
-            self._ticket(request, answer) if _wants_ticket(request) else answer.result()
-            for request, answer in zip(requests, answers, strict=True)
+            self._ticket(asked, answer) if _wants_ticket(request) else answer.result()
+            for request, asked, answer in zip(requests, read, answers, strict=True)
         ]
         items = sum(len(next(iter(one.values()))) for one in results if isinstance(one, dict))
         errors = [one if isinstance(one, TeranError) else None for one in results]
         seconds = perf_counter() - started
         self._recorder.execution(items, errors, seconds)
+        self._desk.write_off(sum(error is not None for error in errors))
         for request, asked, error in zip(requests, read, errors, strict=True):
             self._log.request(request, seconds, error, operation=asked and asked.named_operation)
             is_search = asked is not None and asked.named_operation == "search"
@@ -84,18 +85,21 @@ class TritonPythonModel:
                 self._reporting = self._reporter.submit(self._report)  # a cluster may let it wait
         return [_response(one) for one in results]
 
-    def _ticket(self, request: Any, answer: "Future[Arrays | TeranError]") -> Arrays | TeranError:
-        """A ticket for an answer, for each item of its request; an error that is known already."""
+    def _ticket(
+        self, asked: Request | None, answer: "Future[Arrays | TeranError]"
+    ) -> Arrays | TeranError:
+        """A ticket for a write, for each item of its request; an error that is known already."""
         if answer.done() and isinstance(error := answer.result(), TeranError):
             return error
-        records = pb_utils.get_input_tensor_by_name(request, "record")
+        if asked is None or asked.named_operation not in WRITES:
+            return TeranInputError("only what changes galleries has a ticket; ask for the report")
         reports: Future[Reports | TeranError] = Future()
         answer.add_done_callback(lambda done: reports.set_result(_reports(done.result())))
         try:
             number = self._tickets.ticket(reports)
         except TeranError as error:
             return error
-        return {"ticket": np.full((len(records.as_numpy()), 1), number)}
+        return {"ticket": np.full((max(map(len, asked.inputs.values())), 1), number)}
 
     def _report(self) -> None:
         """Leave word of the galleries for the supervisor."""

@@ -68,7 +68,7 @@ class EmbeddedGallery:
         self._searcher = Searcher(pooling, kernel, device() if device else None)
         self._masks: OrderedDict[str, tuple[int, list[npt.NDArray[np.bool_]]]] = OrderedDict()
         self._lock = threading.Lock()
-        self._fitted = 0
+        self._fitted, self._closed = 0, False
         self._fitting: threading.Thread | None = None
         started = time.monotonic()
         self.store = GalleryStore(directory / "store", model.embed_dim, flush=flush)
@@ -91,6 +91,7 @@ class EmbeddedGallery:
         if self._fitting is not None:
             self._fitting.join()
         with self._lock:
+            self._closed = True
             self.store.close()
             self._compact.close()
 
@@ -99,6 +100,8 @@ class EmbeddedGallery:
 
     def write(self, upserts: Sequence[Item], deletes: Sequence[str]) -> int:
         """See `Gallery.write`. Nothing is searchable that is not stored."""
+        if self._closed:
+            raise TeranInputError(f"gallery {self.name!r} was dropped a moment ago")
         if upserts:
             self.store.require_room(upserts)
         for start in range(0, len(upserts), _AT_ONCE):

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ class GalleryStore:
             count = self.count()
             self._shard.flush()
             self._shard.close()
-            write_durably(self._tally, json.dumps({"items": count}) + "\n")
+        with suppress(OSError):  # it is only for the case that something is lost
+            tally = {"items": count, "version": self._version}
+            write_durably(self._tally, json.dumps(tally) + "\n")
 
     def _check(self, count: int) -> None:
         """Compare with what was there at the last close: the engine misses no lost list of items.
@@ -108,12 +110,16 @@ class GalleryStore:
             GalleryError: it is something else.
         """
         try:
-            noted = json.loads(self._tally.read_text(encoding="utf-8"))["items"]
+            noted = json.loads(self._tally.read_text(encoding="utf-8"))
+            items, version = int(noted["items"]), int(noted["version"])
         except (OSError, ValueError, KeyError, TypeError):  # it was not closed in good order
             return
-        if noted != count:
+        if count < items and self._version <= version:
             self._shard.close()
-            raise GalleryError(f"{self._directory} holds {count} items instead of {noted}")
+            raise GalleryError(
+                f"{self._directory} holds {count} items instead of {items}; restore a snapshot, or "
+                f"remove {self._tally} to go on with what is left"
+            )
 
     def _begin(self) -> None:
         """Before anything is written: from now on the number at the last close tells nothing."""

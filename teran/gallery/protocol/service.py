@@ -31,7 +31,8 @@ from teran.runtime import metrics
 from teran.runtime.metrics import Recorder
 from teran.runtime.settings import RequestLimits
 
-_WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
+WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
+"""Operations that change galleries."""
 _AWAY = GalleryUnreachableError | GalleryBusyError
 _Set = tuple[Floats, Sequence[str]]
 """A query's rows and, of a sentence, their word pieces."""
@@ -78,7 +79,7 @@ class GalleryService:
                     read = self._read_search(request, gallery, like=operation == "like")
                     searches.setdefault(gallery.name, []).append((request, gallery, read))
                 elif operation in self._operations:
-                    if operation in _WRITES:
+                    if operation in WRITES:
                         self._require_key(request)
                     self._operations[operation](request)
                 else:
@@ -211,7 +212,7 @@ class GalleryService:
 
         galleries, name = self._galleries, request.gallery
         if galleries.exists(name):
-            done = galleries.writer.write(galleries.get_or_create(name, kind), items)
+            done = galleries.writer.write(galleries.writable(name, kind), items)
         else:
             done = galleries.writer.run(
                 lambda: galleries.get_or_create(name, kind).write(items, ())
@@ -283,7 +284,7 @@ class GalleryService:
     def _reported_error(self, request: Request, error: BaseException) -> TeranError:
         """The error a client gets; one that is not ours is a defect, and becomes its cause."""
         if not isinstance(error, TeranInputError | _AWAY):
-            is_write = request.named_operation in _WRITES
+            is_write = request.named_operation in WRITES
             self._recorder.add(
                 metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS
             )

@@ -88,10 +88,10 @@ def test_without_a_limit_all_come_in(file: LoadFile, monkeypatch: pytest.MonkeyP
 
 def test_what_nobody_waits_for_is_not_done() -> None:
     door, desk = Door("tokenizer"), Desk("textual_encoder")
-    door.admit(Request(0.01, "over"), {}, 1, ["textual_encoder"])
-    door.admit(Request(60, "not over"), {}, 1, ["textual_encoder"])
+    door.admit(Request(0.01, "0" * 16), {}, 1, ["textual_encoder"])
+    door.admit(Request(60, "1" * 16), {}, 1, ["textual_encoder"])
     time.sleep(0.02)
-    over, fine = desk.sort([Request(id="over"), Request(id="not over")])
+    over, fine = desk.sort([Request(id="0" * 16), Request(id="1" * 16)])
     assert isinstance(over, TeranTimeoutError)
     assert fine is None
     queue = [Request(id=str(i), cancelled=i == 2) for i in range(5)]

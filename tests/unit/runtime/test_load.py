@@ -55,18 +55,27 @@ def test_an_excess_is_shed_once(path: Path) -> None:
 
 def test_a_deadline_is_known_to_all(path: Path) -> None:
     first, second = LoadFile(path, "tokenizer"), LoadFile(path)
-    first.set_deadline("a", 0.05)
-    first.set_deadline("b", 60)
-    assert not second.is_over("a")
+    short, long = "0123456789abcdef", "fedcba9876543210"
+    first.set_deadline(short, 0.05)
+    first.set_deadline(long, 60)
+    assert not second.is_over(short)
     time.sleep(0.06)
-    assert second.is_over("a")
-    assert not second.is_over("b")
-    assert not second.is_over("never seen")
+    assert second.is_over(short)
+    assert not second.is_over(long)
+    assert not second.is_over("0" * 16)
+
+
+@pytest.mark.parametrize("name", ["", "1", "0123456789ABCDEF", "0123456789abcdef0"])
+def test_a_deadline_harms_nobody_who_has_the_same_id_or_none(path: Path, name: str) -> None:
+    file = LoadFile(path)
+    file.set_deadline(name, 0)
+    time.sleep(0.01)
+    assert not file.is_over(name)
 
 
 def test_nothing_waits_without_a_supervisor() -> None:
-    file = LoadFile(admitting="tokenizer")
+    file = LoadFile(counting="tokenizer")
     file.admit("gallery", 1000)
     assert file.wait("gallery") == 0
     assert file.take_excess("gallery", 64) == 0
-    assert not file.is_over("a")
+    assert not file.is_over("0" * 16)

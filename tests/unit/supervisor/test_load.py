@@ -16,6 +16,8 @@ nv_inference_count{model="gallery",version="1"} 12
 nv_inference_request_success{model="gallery",version="1"} 7
 nv_inference_pending_request_count{model="gallery",version="1"} 3
 nv_inference_pending_request_count{model="search",version="1"} 0
+nv_inference_count{gpu_uuid="GPU-1",model="visual_encoder",version="1"} 5
+nv_inference_count{gpu_uuid="GPU-2",model="visual_encoder",version="1"} 6
 """
 
 
@@ -23,6 +25,7 @@ def test_counts_are_read_from_metrics() -> None:
     counts = read_counts(METRICS)
     assert counts["gallery"] == Counts(pending=3, items=12, requests=7)
     assert counts["nowhere"] == Counts()
+    assert counts["visual_encoder"].items == 11
 
 
 class Server:
@@ -97,3 +100,10 @@ def test_only_what_waits_too_long_is_shed() -> None:
     assert all(b == a + 1 for a, b in itertools.pairwise(numbers))
     unlimited = Server(0.005, max_wait=0)
     assert not any(unlimited.step(past=30).excess for _ in range(20))
+
+
+def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
+    server = Server(0.01)
+    for _ in range(600):
+        load = server.step(3, lost=1)
+    assert load.items < 45  # of 600 that were lost
