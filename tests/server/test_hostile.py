@@ -101,18 +101,19 @@ OWN = sorted(set(PARAMETERS) - TRITON_S)
 @st.composite
 def requests(draw: st.DrawFn) -> Any:
     """Sometimes nearly right, sometimes nothing like it."""
+    dice = draw(st.randoms(use_true_random=True))
 
     def rarely(times: int = 8) -> bool:
-        return draw(st.integers(1, times)) == times
+        return dice.random() < 1 / times  # hypothesis itself would not let it be rare
 
-    model = draw(st.sampled_from(MODELS))
-    request = pb.ModelInferRequest(model_name=model, id=draw(st.just("") | TEXT))
+    model = dice.choice(MODELS)
+    request = pb.ModelInferRequest(model_name=model, id=draw(TEXT) if rarely(4) else "")
     names = INPUTS.get(model, ())
     if model == "gallery":
-        names = tuple(name for name in names if draw(st.booleans()))
+        names = tuple(name for name in names if rarely(2))
     if rarely():
         names = tuple(draw(st.lists(st.sampled_from(TENSORS), max_size=4)))
-    batch = draw(st.integers(1, 3))
+    batch = dice.randint(1, 3)
     for name in names:
         datatype, shape = USUAL[name]
         dims = [batch, *shape]
@@ -136,7 +137,7 @@ def requests(draw: st.DrawFn) -> Any:
         if rarely(20):
             data = data[: draw(st.integers(0, len(data)))] + draw(st.binary(max_size=8))
         request.raw_input_contents.append(data)
-    chosen = draw(st.lists(st.sampled_from(OWN), max_size=4, unique=True))
+    chosen = draw(st.lists(st.sampled_from(OWN), max_size=dice.choice([0, 0, 1, 3]), unique=True))
     if rarely(20):
         chosen += draw(st.lists(st.sampled_from(sorted(TRITON_S)), max_size=2, unique=True))
     for name in chosen:
@@ -221,8 +222,8 @@ def test_hostile_requests_harm_nobody(server: BackgroundServer) -> None:
     )  # fmt: skip
     @given(requests())
     def send(request: Any) -> None:
-        if request.parameters["gallery"].string_param == "mine":
-            return
+        if "gallery" in request.parameters:  # or to look makes an empty one
+            assert request.parameters["gallery"].string_param != "mine"
         try:
             stub.ModelInfer(request, timeout=30)
             told["OK"] = told.get("OK", 0) + 1
@@ -240,7 +241,7 @@ def test_hostile_requests_harm_nobody(server: BackgroundServer) -> None:
         send()
     ratio = float(np.median(neighbour.times) / np.median(alone))
     print(f"{REQUESTS} requests: {told}; a neighbour's search took {ratio:.2f} times as long")
-    assert told["OK"] > REQUESTS / 20, "hardly anything got past Triton's own checks"
+    assert told["OK"] > REQUESTS / 50, "hardly anything got past Triton's own checks"
     assert not neighbour.wrong
     assert server.process.poll() is None
     assert server.is_ready()
