@@ -198,7 +198,12 @@ def look(server: BackgroundServer, at: float) -> Sample:
 
 
 def soak(
-    server: BackgroundServer, captions: Sequence[str], dim: int, seconds: float, period: float
+    server: BackgroundServer,
+    captions: Sequence[str],
+    dim: int,
+    seconds: float,
+    period: float,
+    without: Sequence[str] = (),
 ) -> Soak:
     """Send all kinds of requests for a while, and look every so many seconds.
 
@@ -208,6 +213,7 @@ def soak(
         dim: of the images' features.
         seconds: how long.
         period: seconds between looks.
+        without: kinds of requests to leave out.
     """
     result, over = Soak(seconds), threading.Event()
 
@@ -224,7 +230,7 @@ def soak(
                 over.wait(random.random() * 0.05)
 
     with TeranClient(server.url) as client:
-        doing = works(captions, dim)
+        doing = {k: v for k, v in works(captions, dim).items() if k not in without}
         doing["writes"](client)
         client.index(
             [Entry(picture(np.random.default_rng(i), dim), f"image {i}") for i in range(_ITEMS)]

@@ -75,7 +75,8 @@ class Writer:
             raise GalleryBusyError("too many writes are waiting; try again soon")
         with self._counting:
             self._waiting += job.size
-        job.future.add_done_callback(lambda _: self._written(job.size))
+        size = job.size  # not the job, which would hold itself
+        job.future.add_done_callback(lambda _: self._written(size))
         return self._submit(job)
 
     def run(self, action: Callable[[], Any]) -> "Future[Any]":
