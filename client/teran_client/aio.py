@@ -304,7 +304,9 @@ class AsyncTeranClient(AsyncGalleryVerbs):
                 raise
             # A server that was restarted knows no segments; this request goes without.
             request = protocol.infer_request(model, inputs, outputs, parameters)
-            response = await self._channel.call("ModelInfer", request, timeout, patient=bulk)
+            response = await self._channel.call(
+                "ModelInfer", request, timeout, idempotent=idempotent, patient=bulk
+            )
         return protocol.require(protocol.read_response(response), *outputs)
 
     async def _map(

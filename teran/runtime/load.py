@@ -80,9 +80,8 @@ class LoadFile:
         start = MODELS.index(model) * _RECORD.size
         end = start + _RECORD.size - _VERSION.size
         version = _VERSION.unpack_from(self._map, start)[0] + 1
-        _VERSION.pack_into(
-            self._map, end, version
-        )  # what is read before the first says so, is torn
+        # The end first, as it is read last: a reader in between finds two versions.
+        _VERSION.pack_into(self._map, end, version)
         _FIELDS.pack_into(self._map, start + _VERSION.size, *astuple(load))
         _VERSION.pack_into(self._map, start, version)
 
