@@ -17,7 +17,7 @@ import yaml
 from teran.cli.background import BackgroundServer
 from teran.errors import ServingError
 from teran.supervisor.health import fetch
-from teran.supervisor.process import free_port
+from teran.supervisor.host import free_port
 
 _HERE = Path(__file__).parent
 _FASTER = {"5m": "10s", "15m": "15s", "30m": "15s", "1h": "20s", "6h": "20s"}

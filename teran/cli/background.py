@@ -12,7 +12,8 @@ from pathlib import Path
 
 from teran.errors import ServingError
 from teran.supervisor.health import fetch
-from teran.supervisor.process import dying_with_parent, free_port
+from teran.supervisor.host import free_port
+from teran.supervisor.process import dying_with_parent
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from teran.errors import ServingError
 from teran.runtime.environment import available_cores
 from teran.secrets import read_key
-from teran.supervisor import installation, process
+from teran.supervisor import host, installation
 from teran.supervisor.health import fetch
 from teran.supervisor.repository import check_repository
 from teran.supervisor.settings import ServeSettings
@@ -201,7 +201,7 @@ def _gpu(settings: ServeSettings) -> Iterator[Finding]:
 
 def _memory(settings: ServeSettings) -> Iterator[Finding]:
     try:
-        process.require_shared_memory()
+        host.require_shared_memory()
         free = shutil.disk_usage("/dev/shm").free
         yield good("shared memory", f"{free >> 20} MiB free in /dev/shm")
     except ServingError as problem:
@@ -230,7 +230,7 @@ def _ports(settings: ServeSettings) -> Iterator[Finding]:
     for name, port in ports:
         try:
             if port:
-                process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
+                host.require_free(settings.host, port, f"--{name.replace('_', '-')}")
         except ServingError as problem:
             yield error("ports", str(problem))
             return
@@ -282,7 +282,7 @@ def _security(settings: ServeSettings) -> Iterator[Finding]:
 
 
 def _leftovers(_: ServeSettings) -> Iterator[Finding]:
-    if left := process.leftovers():
+    if left := host.leftovers():
         yield warning(
             "leftovers",
             f"{len(left)} of servers that were killed: {left[0]}",

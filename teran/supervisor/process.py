@@ -1,11 +1,8 @@
 """One `tritonserver` process: started with the right files around it, stopped without leftovers."""
 
 import os
-import random
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,22 +17,13 @@ from secrets import token_hex
 import psutil
 
 from teran.commandline import to_environment
-from teran.errors import ServingError
 from teran.runtime import environment as variables
 from teran.runtime.settings import GallerySettings
+from teran.supervisor.host import RUNTIME_NAME, SHM, SHM_NAME
 from teran.supervisor.installation import TritonInstallation
 from teran.supervisor.logs import ServerLog
 from teran.supervisor.settings import ServeSettings
 
-_SHM = Path("/dev/shm")
-_CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_TRIED_PORTS = 100
-LEAST_SHARED_MEMORY = 256 << 20
-"""Bytes: every model process has a region, which grows to the largest batch it has seen."""
-_SHM_NAME = "teran-{pid}-"
-RUNTIME_NAME = "teran-serve-{pid}-"
-"""Of folders in the temporary directory; what a killed supervisor left is found by it."""
-_OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
 _DIE_WITH_PARENT = f"""
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})  # PR_SET_PDEATHSIG
@@ -53,40 +41,6 @@ _CASUALTY_PATIENCE = 5.0
 """Seconds a server may take to stop that waits for a model process which is gone."""
 
 
-def require_shared_memory(least: int = LEAST_SHARED_MEMORY) -> None:
-    """Check that models can exchange tensors with the server.
-
-    Raises:
-        ServingError: /dev/shm is too small, as it is in a container by default.
-    """
-    free = shutil.disk_usage(_SHM).free
-    if free < least:
-        raise ServingError(
-            f"{_SHM} has {free >> 20} MiB free, models need {least >> 20} for their tensors; in a "
-            "container, start it with --shm-size 1g"
-        )
-
-
-def leftovers() -> list[Path]:
-    """Shared memory and folders of servers that were killed."""
-    found = (*_SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*"))
-    owners = ((path, _OWNER.match(path.name)) for path in found)
-    return [path for path, owner in owners if owner and not psutil.pid_exists(int(owner[1]))]
-
-
-def remove_leftovers() -> list[Path]:
-    """Remove what killed servers left behind; returns what went."""
-    removed = []
-    for path in leftovers():
-        with suppress(OSError):  # another user's, or gone already
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-            removed.append(path)
-    return removed
-
-
 def dying_with_parent(command: Sequence[str | Path]) -> list[str]:
     """A command that the kernel stops when its parent is gone, even if that was killed.
 
@@ -94,39 +48,6 @@ def dying_with_parent(command: Sequence[str | Path]) -> list[str]:
     process that has threads.
     """
     return [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *map(str, command)]
-
-
-def free_port(host: str) -> int:
-    """A port nothing listens on at `host` just now.
-
-    Not one of those the kernel gives to connections, or one may have it before a server does.
-    """
-    first = int(_CONNECTION_PORTS.read_text().split()[0])
-    ports = range(max(1024, first // 2), max(2048, first))
-    for port in random.sample(ports, _TRIED_PORTS):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((host, port))
-            return port
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def require_free(host: str, port: int, flag: str) -> None:
-    """Check that `port` can be bound.
-
-    Raises:
-        ServingError: it can't; the message names the flag to change.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = "is in use" if error.errno == 98 else f"can't be used: {error.strerror}"
-            raise ServingError(
-                f"port {port} on {host} {reason}; choose another with {flag}, or 0 for a free one"
-            ) from error
 
 
 class TritonProcess:
@@ -195,7 +116,7 @@ class TritonProcess:
             # Clients look whether it is there while they wait for long requests.
             "--grpc-http2-min-recv-ping-interval-without-data=10000",
             f"--exit-timeout-secs={int(s.shutdown_timeout)}",
-            f"--backend-config=python,shm-region-prefix-name={_SHM_NAME.format(pid=os.getpid())}",
+            f"--backend-config=python,shm-region-prefix-name={SHM_NAME.format(pid=os.getpid())}",
             *s.security_arguments(self._admin_key),
             *s.trace_arguments(),
             *s.arguments,
@@ -313,7 +234,7 @@ class TritonProcess:
                 process.kill()
         self._reader.join(timeout=5)
         self._runtime.cleanup()
-        for path in _SHM.glob(f"{_SHM_NAME.format(pid=os.getpid())}*"):
+        for path in SHM.glob(f"{SHM_NAME.format(pid=os.getpid())}*"):
             path.unlink(missing_ok=True)
         return status
 

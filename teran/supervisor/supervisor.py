@@ -26,7 +26,7 @@ from teran.errors import ServingError
 from teran.lease import abandoned
 from teran.runtime.load import LoadFile
 from teran.secrets import leave_key, read_key
-from teran.supervisor import installation, process
+from teran.supervisor import host, installation, process
 from teran.supervisor.canary import Canary, Health, connect, read_canaries
 from teran.supervisor.exposition import Exposition
 from teran.supervisor.health import HealthServer, HealthState
@@ -83,9 +83,9 @@ class Supervisor:
         Raises:
             ServingError: the server did not become ready, or has too little shared memory.
         """
-        for path in process.remove_leftovers():
+        for path in host.remove_leftovers():
             self._report(f"removed {path}, left behind by a server that was killed")
-        process.require_shared_memory()
+        host.require_shared_memory()
         if self.settings.is_exposed:
             self._report(
                 f"warning: {self.settings.host} can be reached from outside, without TLS or a "
@@ -94,7 +94,7 @@ class Supervisor:
             )
         key_file = leave_key(self.settings.grpc_port, self._admin_key)
         s = self.settings
-        recorded = tempfile.TemporaryDirectory(prefix=process.RUNTIME_NAME.format(pid=os.getpid()))
+        recorded = tempfile.TemporaryDirectory(prefix=host.RUNTIME_NAME.format(pid=os.getpid()))
         self._recorded = Path(recorded.name)
         self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
         LoadFile.create(self._recorded / _LOAD_FILE)
@@ -334,8 +334,8 @@ def _resolve_ports(settings: ServeSettings) -> ServeSettings:
     for name in settings.ports:
         port = getattr(settings, name)
         if port:
-            process.require_free(settings.host, port, f"--{name.replace('_', '-')}")
+            host.require_free(settings.host, port, f"--{name.replace('_', '-')}")
         else:
-            port = process.free_port(settings.host)
+            port = host.free_port(settings.host)
         ports[name] = port
     return dataclasses.replace(settings, **ports)

@@ -9,7 +9,7 @@ from teran_client import TeranClient, TeranError, TeranInputError
 from teran_client.metrics import ClientMetrics
 
 from teran.cli.background import BackgroundServer
-from teran.supervisor.process import free_port
+from teran.supervisor.host import free_port
 from tests.data import images
 
 DOCS = Path(__file__).parents[2] / "docs"

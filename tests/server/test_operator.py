@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from teran_client import Entry, TeranClient
 
 from teran.cli.background import BackgroundServer
-from teran.supervisor.process import free_port
+from teran.supervisor.host import free_port
 from tests.data import images
 
 COMMAND = [sys.executable, "-m", "teran_client.cli"]

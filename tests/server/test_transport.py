@@ -16,8 +16,9 @@ from tritonclient.grpc import service_pb2
 from teran.cli.background import BackgroundServer, background_server
 from teran.errors import ServingError
 from teran.supervisor import installation
+from teran.supervisor.host import free_port
 from teran.supervisor.logs import ServerLog
-from teran.supervisor.process import TritonProcess, free_port
+from teran.supervisor.process import TritonProcess
 from teran.supervisor.settings import ServeSettings
 from tests.data import images
 from tests.server.test_supervision import model_process, wait_for

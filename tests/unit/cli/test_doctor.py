@@ -17,7 +17,7 @@ import pytest
 from teran.cli.gallery_checks import CHECKS
 from teran.gallery.embedded.lock import lock_directory
 from teran.supervisor.doctor import Finding, Verdict, examine
-from teran.supervisor.process import free_port
+from teran.supervisor.host import free_port
 from teran.supervisor.settings import ServeSettings
 from tests.server.conftest import repository  # noqa: F401
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from teran.supervisor.health import HealthServer, HealthState, fetch
-from teran.supervisor.process import free_port
+from teran.supervisor.host import free_port
 
 
 @pytest.fixture

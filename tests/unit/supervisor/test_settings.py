@@ -8,7 +8,7 @@ import pytest
 from teran.errors import ServingError
 from teran.runtime.environment import available_cores
 from teran.supervisor.canary import read_canaries
-from teran.supervisor.process import free_port, require_free, require_shared_memory
+from teran.supervisor.host import free_port, require_free, require_shared_memory
 from teran.supervisor.settings import ServeSettings
 
 

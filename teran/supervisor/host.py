@@ -1,0 +1,90 @@
+"""What a server needs of its host, and what killed ones left there: shared memory and ports."""
+
+import random
+import re
+import shutil
+import socket
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from teran.errors import ServingError
+
+SHM = Path("/dev/shm")
+_CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_TRIED_PORTS = 100
+LEAST_SHARED_MEMORY = 256 << 20
+"""Bytes: every model process has a region, which grows to the largest batch it has seen."""
+SHM_NAME = "teran-{pid}-"
+RUNTIME_NAME = "teran-serve-{pid}-"
+"""Of folders in the temporary directory; what a killed supervisor left is found by it."""
+_OWNER = re.compile(r"teran-(?:serve-)?(\d+)-")
+
+
+def require_shared_memory(least: int = LEAST_SHARED_MEMORY) -> None:
+    """Check that models can exchange tensors with the server.
+
+    Raises:
+        ServingError: /dev/shm is too small, as it is in a container by default.
+    """
+    free = shutil.disk_usage(SHM).free
+    if free < least:
+        raise ServingError(
+            f"{SHM} has {free >> 20} MiB free, models need {least >> 20} for their tensors; in a "
+            "container, start it with --shm-size 1g"
+        )
+
+
+def leftovers() -> list[Path]:
+    """Shared memory and folders of servers that were killed."""
+    found = (*SHM.glob("teran-*"), *Path(tempfile.gettempdir()).glob("teran-serve-*"))
+    owners = ((path, _OWNER.match(path.name)) for path in found)
+    return [path for path, owner in owners if owner and not psutil.pid_exists(int(owner[1]))]
+
+
+def remove_leftovers() -> list[Path]:
+    """Remove what killed servers left behind; returns what went."""
+    removed = []
+    for path in leftovers():
+        with suppress(OSError):  # another user's, or gone already
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            removed.append(path)
+    return removed
+
+
+def free_port(host: str) -> int:
+    """A port nothing listens on at `host` just now.
+
+    Not one of those the kernel gives to connections, or one may have it before a server does.
+    """
+    first = int(_CONNECTION_PORTS.read_text().split()[0])
+    ports = range(max(1024, first // 2), max(2048, first))
+    for port in random.sample(ports, _TRIED_PORTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(host: str, port: int, flag: str) -> None:
+    """Check that `port` can be bound.
+
+    Raises:
+        ServingError: it can't; the message names the flag to change.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is in use" if error.errno == 98 else f"can't be used: {error.strerror}"
+            raise ServingError(
+                f"port {port} on {host} {reason}; choose another with {flag}, or 0 for a free one"
+            ) from error
