@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import numpy as np
 from teran_client import ImageRegions, TeranClient
+from teran_client.gallery import _ids  # either tree takes records in its own form
 from teran_client.protocol import infer_request
 from tritonclient.grpc import service_pb2_grpc
 
@@ -35,8 +36,7 @@ def fill(url: str, images: int) -> None:
         for start in range(stored.get("default", 0), images, 32):
             rows = random.standard_normal((32, REGIONS, dim), np.float32)
             rows /= np.linalg.norm(rows, axis=2, keepdims=True)
-            records = [[json.dumps({"id": f"{start + i}"}).encode()] for i in range(32)]
-            inputs = {"embeddings": rows, "record": np.array(records, np.object_)}
+            inputs = {"embeddings": rows, **_ids([f"{start + i}" for i in range(32)])}
             stub.ModelInfer(infer_request("gallery", inputs, ["report"]), timeout=60)
 
 

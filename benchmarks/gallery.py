@@ -26,12 +26,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from teran_client import ImageRegions, TeranClient
-from teran_client.protocol import infer_request
+from teran_client.protocol import Arrays, infer_request
 
 from benchmarks import machine
 from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL as SCENES_MODEL
 from teran.cli.background import background_server
+from teran.contract import pack_texts
 from teran.gallery.catalog import Model
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery
 from teran.gallery.item import Item
@@ -307,8 +308,8 @@ def _fill(url: str, images: int) -> None:
     channel, stub = connect(host, int(port))
     for start in track(range(0, images, 32), f"storing {images} images", console=console):
         rows = vectors.draw(32 * REGIONS).reshape(32, REGIONS, 1024)
-        records = [[json.dumps({"id": f"{start + i}"}).encode()] for i in range(32)]
-        inputs = {"embeddings": rows, "record": np.array(records, np.object_)}
+        records = [json.dumps({"id": f"{start + i}"}).encode() for i in range(32)]
+        inputs: Arrays = {"embeddings": rows, "record": pack_texts(records)}
         stub.ModelInfer(infer_request("gallery", inputs, ["report"]), timeout=60)
     channel.close()
 

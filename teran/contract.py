@@ -2,8 +2,12 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from teran.errors import TeranInputError
 
@@ -13,6 +17,8 @@ USUAL_REGIONS = 36
 """Regions of an image from bottom-up attention. The authors' evaluation pads smaller ones to it."""
 MAX_RESULTS = 1000
 """Most hits of one search."""
+MAX_RECORD_BYTES = 1 << 20
+"""Longest record of an item in bytes that any server takes; most take less."""
 MAX_ID_BYTES = 1024
 """Longest id of an item, in UTF-8."""
 DEFAULT_GALLERY = "default"
@@ -60,6 +66,17 @@ def read_mark(text: str) -> Mark:
     """What `mark` wrote; a text without a mark stays as it is."""
     match = _MARKED.fullmatch(text)
     return Mark(match[1], float(match[2] or 0), match[3]) if match else Mark(None, 0.0, text)
+
+
+def pack_texts(texts: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Texts as galleries take them: (N, L), padded with zeros."""
+    length = max(map(len, texts), default=0)
+    return np.array(texts, f"S{length or 1}").view(np.uint8).reshape(len(texts), length or 1)
+
+
+def unpack_texts(rows: npt.NDArray[np.uint8]) -> list[bytes]:
+    """The texts in what `pack_texts` made."""
+    return [row.tobytes().rstrip(b"\0") for row in rows]
 
 
 def check_id(identifier: object) -> str:

@@ -78,7 +78,7 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class _Pieces:
     """One caption's word pieces, [CLS] and [SEP] included."""
 
     ids: list[int]
@@ -137,33 +137,17 @@ class CaptionTokenizer:
         self._buckets = [*(w for w in WORD_BUCKETS if w < self._limit), self._limit]
 
     def encode(self, captions: Sequence[str], verbatim: bool = False) -> TokenBatch:
-        """Tokenize `captions` and pad them to the bucket of the longest.
+        """Tokenize captions in one call, and pad them to the bucket of the longest.
+
+        Args:
+            captions: decoded captions.
+            verbatim: whether to leave out the closing full stop. A verbatim caption may end up
+                without a word to align, and then scores 0.
 
         Raises:
             TeranInputError: a caption holds no word that could be aligned.
         """
-        rows = []
-        for row in self.split(captions, [verbatim] * len(captions)):
-            if isinstance(row, TeranInputError):
-                raise row
-            rows.append(row)
-        return self.pad(rows)
-
-    def split(
-        self, captions: Sequence[str], verbatim: Sequence[bool]
-    ) -> list[Pieces | TeranInputError]:
-        """Split captions into word pieces, all in one call.
-
-        Args:
-            captions: decoded captions.
-            verbatim: per caption, whether to leave out the closing full stop. A verbatim caption
-                may end up without a word to align, and then scores 0.
-
-        Returns:
-            For every caption its pieces, or why it can't be used.
-        """
-        encodings = self._encode(captions)
-        return [self._close(*row) for row in zip(encodings, verbatim, strict=True)]
+        return self._pad([self._close(one, verbatim) for one in self._encode(captions)])
 
     def _encode(self, captions: Sequence[str]) -> list[Encoding]:
         """Captions as pieces: all, or more than are kept, as long ones are not read to their end.
@@ -190,7 +174,7 @@ class CaptionTokenizer:
         ends_in_last_word = encoding.word_ids[self._limit] == encoding.word_ids[-2]
         return not ends_in_last_word and encoding.offsets[self._limit][1] <= length - _MARGIN
 
-    def pad(self, rows: Sequence[Pieces]) -> TokenBatch:
+    def _pad(self, rows: Sequence[_Pieces]) -> TokenBatch:
         """Pad captions to the bucket of the longest."""
         longest = max(len(row.ids) for row in rows)
         shape = (len(rows), next(width for width in self._buckets if longest <= width))
@@ -209,8 +193,12 @@ class CaptionTokenizer:
             np.array([[row.truncated] for row in rows]),
         )
 
-    def _close(self, encoding: Encoding, verbatim: bool) -> Pieces | TeranInputError:
-        """Cut a caption to the limit and, unless verbatim, end it in punctuation."""
+    def _close(self, encoding: Encoding, verbatim: bool) -> _Pieces:
+        """Cut a caption to the limit and, unless verbatim, end it in punctuation.
+
+        Raises:
+            TeranInputError: it holds no word that could be aligned.
+        """
         ids, tokens = encoding.ids[:-1], encoding.tokens[:-1]
         truncated = len(ids) >= self._limit
         if truncated:
@@ -221,5 +209,5 @@ class CaptionTokenizer:
                 ids = [*ids[: self._limit - 2], self._stop]
                 tokens = [*tokens[: self._limit - 2], "."]
             if len(ids) < 3:
-                return TeranInputError("caption has no word to align")
-        return Pieces([*ids, encoding.ids[-1]], [*tokens, encoding.tokens[-1]], truncated)
+                raise TeranInputError("caption has no word to align")
+        return _Pieces([*ids, encoding.ids[-1]], [*tokens, encoding.tokens[-1]], truncated)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ def tiny_vocabulary() -> dict[str, int]:
     unique = list(dict.fromkeys(tokens))
     unique += [f"[unused{i}]" for i in range(TINY.text.vocab_size - len(unique))]
     return {token: index for index, token in enumerate(unique)}
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C reach what tests start, also where they run in the background of a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

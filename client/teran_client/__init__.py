@@ -11,7 +11,7 @@ from teran.errors import (
     TeranUnavailableError,
 )
 from teran_client.aio import AsyncTeranClient
-from teran_client.gallery import Entry
+from teran_client.entry import Entry
 from teran_client.images import ImageRegions
 from teran_client.results import EncodedCaption, Hit, Match, Profile, Ranked, SearchResult
 from teran_client.sync import TeranClient

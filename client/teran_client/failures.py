@@ -71,6 +71,9 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
     named = f" (request {call.request_id})" if call.request_id else ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(TeranTimeoutError(f"no answer from {url} within {limit:g} s{named}"))
+    if code is grpc.StatusCode.CANCELLED:  # not by us: a server that stops lets go of its requests
+        called_off = TeranUnavailableError(f"{url} called off the request: {text}{named}")
+        return Failure(called_off, Outcome.LOST)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return Failure(TeranInputError(f"the server refuses the request: {text}"))
     if code is grpc.StatusCode.UNAVAILABLE and reason == Reason.OVERLOADED:

@@ -3,19 +3,17 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast, overload
 
-import numpy as np
-
-from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id
+from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, pack_texts
 from teran.errors import TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
+from teran_client.entry import Entry, Indexable
 from teran_client.images import ImageRegions
 from teran_client.pipeline import Items, SendBulk
 from teran_client.protocol import ModelInfo
-from teran_client.results import Hit, SearchResult
+from teran_client.results import SearchResult
 
 _POLL = 0.2
 """Seconds between questions whether something long is done."""
@@ -26,57 +24,6 @@ QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
 Report = dict[str, Any]
 """What the server says of something, by name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """Something to index: an image or a sentence, and what should be known of it.
-
-    Attributes:
-        content: the image or the sentence.
-        id: what search results call it; an entry with the same id is replaced.
-        uri: where it can be found, a path or an address.
-        metadata: whatever JSON can hold; searches can filter by it.
-    """
-
-    content: ImageRegions | str
-    id: str
-    uri: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, item: object, name: str) -> "Entry":
-        """An image is called by its name, a sentence by itself."""
-        if isinstance(item, ImageRegions):
-            return cls(item, item.name)
-        if isinstance(item, str):
-            return cls(item, item)
-        if isinstance(item, Entry):
-            return item
-        raise TeranInputError(
-            f"{name} is {type(item).__name__}, expected ImageRegions, a sentence or an Entry"
-        )
-
-    def record(self, name: str) -> bytes:
-        """The record as the server takes it.
-
-        Raises:
-            TeranInputError: it can't be one.
-        """
-        try:
-            check_id(self.id)
-        except TeranInputError as error:
-            raise TeranInputError(f"{name}: {error}") from None
-        text = self.content if isinstance(self.content, str) else None
-        known = {"id": self.id, "uri": self.uri, "text": text, "metadata": dict(self.metadata)}
-        try:
-            record = {key: value for key, value in known.items() if value is not None}
-            return json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError) as error:
-            raise TeranInputError(f"{name} ({self.id[:64]}): metadata: {error}") from error
-
-
-Indexable = ImageRegions | str | Entry
 
 
 class AsyncGalleryVerbs:
@@ -123,7 +70,7 @@ class AsyncGalleryVerbs:
         ) -> Sequence[str]:
             contents = [entry.content for entry, _ in batch]
             model, inputs = _inputs(contents, info, "index_captions", "index")
-            inputs["record"] = np.array([[record] for _, record in batch], np.object_)
+            inputs["record"] = pack_texts([record for _, record in batch])
             await self._infer(
                 model,
                 inputs,
@@ -212,7 +159,7 @@ class AsyncGalleryVerbs:
             outputs = await self._infer(
                 model, inputs, names, parameters=parameters, timeout=timeout, bulk=bulk
             )
-            return read_results(outputs)
+            return protocol.read_results(outputs)
 
         if isinstance(queries, str | ImageRegions):
             return (await send([check(queries, "query")]))[0]
@@ -241,7 +188,7 @@ class AsyncGalleryVerbs:
             parameters={**parameters, "operation": "like"},
             timeout=timeout,
         )
-        return read_results(outputs)[0]
+        return protocol.read_results(outputs)[0]
 
     async def delete(
         self, ids: str | Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
@@ -325,8 +272,7 @@ class AsyncGalleryVerbs:
 
 
 def _ids(ids: Sequence[str]) -> protocol.Arrays:
-    records = [[json.dumps({"id": identifier}).encode()] for identifier in ids]
-    return {"record": np.array(records, np.object_)}
+    return {"record": pack_texts([json.dumps({"id": identifier}).encode() for identifier in ids])}
 
 
 def _inputs(
@@ -360,30 +306,3 @@ def _search_parameters(
     if least is not None:
         parameters["min_score_per_word"] = float(least)
     return parameters | {name: True for name, wanted in flags.items() if wanted}
-
-
-def read_results(outputs: protocol.Arrays) -> list[SearchResult]:
-    """Every query's results, without the empty places."""
-    results = []
-    for i, text in enumerate(outputs["report"][:, 0]):
-        hits = []
-        for j, identifier in enumerate(outputs["ids"][i]):
-            if not identifier:
-                break
-            record = json.loads(outputs["records"][i, j])
-            hits.append(
-                Hit(
-                    id=identifier.decode(),
-                    score=float(outputs["scores"][i, j]),
-                    score_per_word=float(outputs["scores_per_word"][i, j]),
-                    uri=record.get("uri"),
-                    text=record.get("text"),
-                    metadata=record.get("metadata", {}),
-                    matches=record.get("matches", []),
-                )
-            )
-        report = json.loads(text)
-        truncated = bool(outputs["truncated"][i, 0]) if "truncated" in outputs else False
-        items, pruned, exact = (report[name] for name in ("items", "pruned", "exact"))
-        results.append(SearchResult(hits, items, pruned, exact, truncated))
-    return results

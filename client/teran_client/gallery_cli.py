@@ -25,7 +25,7 @@ from rich.text import Text
 from teran.commandline import AsJson, plain, printable
 from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id, is_id
 from teran.errors import TeranInputError
-from teran_client.gallery import Entry
+from teran_client.entry import Entry
 from teran_client.images import ImageRegions, read_sizes
 from teran_client.options import Connection, PatientConnection, Size, parse_size
 from teran_client.results import SearchResult

@@ -1,5 +1,6 @@
 """Builds inference requests and reads responses: no input or output, so both clients share it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from tritonclient.utils import (
 from teran.contract import MAX_CAPTION_BYTES, USUAL_REGIONS
 from teran.errors import TeranInputError, TeranServerError
 from teran_client.images import Floats, ImageRegions
-from teran_client.results import EncodedCaption, Match
+from teran_client.results import EncodedCaption, Hit, Match, SearchResult
 from teran_client.segment import Segment
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -204,6 +205,33 @@ def read_match(outputs: Arrays, image: ImageRegions) -> Match:
         word_mask=mask,
         truncated=bool(outputs["truncated"][0, 0]),
     )
+
+
+def read_results(outputs: Arrays) -> list[SearchResult]:
+    """Every query's results, without the empty places."""
+    results = []
+    for i, text in enumerate(outputs["report"][:, 0]):
+        hits = []
+        for j, identifier in enumerate(outputs["ids"][i]):
+            if not identifier:
+                break
+            record = json.loads(outputs["records"][i, j])
+            hits.append(
+                Hit(
+                    id=identifier.decode(),
+                    score=float(outputs["scores"][i, j]),
+                    score_per_word=float(outputs["scores_per_word"][i, j]),
+                    uri=record.get("uri"),
+                    text=record.get("text"),
+                    metadata=record.get("metadata", {}),
+                    matches=record.get("matches", []),
+                )
+            )
+        report = json.loads(text)
+        truncated = bool(outputs["truncated"][i, 0]) if "truncated" in outputs else False
+        items, pruned, exact = (report[name] for name in ("items", "pruned", "exact"))
+        results.append(SearchResult(hits, items, pruned, exact, truncated))
+    return results
 
 
 def stack(sets: Sequence[Floats], name: str, embed_dim: int) -> Floats:

@@ -8,7 +8,8 @@ from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
 from teran_client.blocking import BlockingClient
 from teran_client.call import Timeout
 from teran_client.channel import Tls
-from teran_client.gallery import Indexable, QueryLike, Report, Where
+from teran_client.entry import Indexable
+from teran_client.gallery import QueryLike, Report, Where
 from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
 from teran_client.protocol import ModelInfo

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from teran.resources import REPOSITORY_FORMAT
+
 NAME = "manifest.json"
 
 
@@ -26,6 +28,8 @@ class Manifest:
     """Per precision tried: cosine, recall change, time, and why it was refused, if it was."""
     files: dict[str, int] = field(default_factory=dict)
     """Every published file and its size in bytes."""
+    format: int = REPOSITORY_FORMAT
+    """Which versions of `teran serve` take it."""
 
     def write(self, directory: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=2)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import serialize_byte_tensor
 
-from teran.contract import USUAL_REGIONS
+from teran.contract import USUAL_REGIONS, pack_texts
 from teran.model import TeranConfig
 from teran.resources import MODEL_REPOSITORY
 from teran.tokenizer import MAX_WORD_PIECES, WORD_BUCKETS
@@ -111,7 +111,7 @@ class RepositoryBuilder:
         }
         for key, value in values.items():
             config.parameters[key].string_value = value
-        self._warm_up(config, "ping", {"record": np.array([[b"{}"]], np.object_)})
+        self._warm_up(config, "ping", {"record": pack_texts([b"{}"])})
         self._write(config)
 
     def add_helpers(self) -> None:

@@ -15,6 +15,9 @@ from teran.supervisor.health import fetch
 from teran.supervisor.host import free_port
 from teran.supervisor.process import dying_with_parent
 
+_LAST_WORDS = 20
+"""Lines of a server's output that tell why it ended."""
+
 
 @dataclass(frozen=True)
 class BackgroundServer:
@@ -55,7 +58,7 @@ def background_server(
         program: what has the command `serve`.
 
     Raises:
-        ServingError: it did not become ready.
+        ServingError: it did not become ready, or ended by itself.
     """
     host = "127.0.0.1"
     ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
@@ -78,16 +81,13 @@ def background_server(
         try:
             deadline = time.monotonic() + timeout
             while not server.is_ready():
-                if process.poll() is not None:
-                    said = log.read_text(errors="replace").strip().split("\n")[-1] if log else ""
-                    raise ServingError(
-                        f"the server ended with status {process.returncode}"
-                        + (f": {said}" if said else "")
-                    )
+                _require_alive(process, log)
                 if time.monotonic() > deadline:
                     raise ServingError(f"the server was not ready after {timeout:.0f} s")
                 time.sleep(0.1)
             yield server
+            if process.returncode is None:  # the caller has not seen it end
+                _require_alive(process, log)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -95,3 +95,11 @@ def background_server(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _require_alive(process: subprocess.Popen[bytes], log: Path | None) -> None:
+    if process.poll() is not None:
+        said = log.read_text(errors="replace").strip().split("\n")[-_LAST_WORDS:] if log else []
+        raise ServingError(
+            "\n".join([f"the server ended with status {process.returncode}:", *said]).strip("\n:")
+        )

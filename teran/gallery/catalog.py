@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from teran.errors import GalleryError, TeranInputError
+from teran.gallery.courtesy import Courtesy
 from teran.gallery.item import Item
 from teran.gallery.search.kernels.base import Floats
 from teran.gallery.search.pooling import Kind
@@ -93,6 +94,8 @@ class GalleryCatalog(ABC):
     """All galleries a server can reach."""
 
     writer: Writer
+    courtesy: Courtesy
+    """Entered while requests are answered: steps of writes then wait."""
 
     @abstractmethod
     def close(self) -> None:

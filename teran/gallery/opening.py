@@ -35,12 +35,7 @@ def open_catalog(model: Model, settings: GallerySettings) -> GalleryCatalog:
     if settings.gallery_device != "cpu":
         device = _device(settings)
     return EmbeddedCatalog(
-        directory,
-        model,
-        chosen,
-        flush=settings.gallery_flush,
-        device=device,
-        most_snapshots=settings.gallery_snapshots,
+        directory, model, chosen, device=device, most_snapshots=settings.gallery_snapshots
     )
 
 

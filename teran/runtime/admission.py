@@ -6,8 +6,8 @@ from typing import Any
 from teran.commandline import from_environment
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranError, TeranOverloadedError, TeranTimeoutError
-from teran.runtime.load import LoadFile
-from teran.runtime.request import id_of
+from teran.runtime.load import UNBATCHED, LoadFile
+from teran.runtime.request import id_of, items_of
 from teran.runtime.settings import Admission
 
 _LARGEST = 8
@@ -31,7 +31,12 @@ class Door:
         self._longest = from_environment(Admission).max_wait
 
     def admit(
-        self, request: Any, parameters: Mapping[str, Any], items: int, models: Sequence[str]
+        self,
+        request: Any,
+        parameters: Mapping[str, Any],
+        items: int,
+        models: Sequence[str],
+        later: Sequence[str] = (),
     ) -> None:
         """Count a request in.
 
@@ -40,6 +45,8 @@ class Door:
             parameters: its own.
             items: how many it has.
             models: those it needs.
+            later: those it needs too, but comes to so late that others overtake it; it is not ahead
+                of what comes next there.
 
         Raises:
             TeranOverloadedError: it would wait too long, or longer than its client does.
@@ -50,7 +57,7 @@ class Door:
             longest = self._longest * (_BULK_PART if bulk else 1)
             limit = min(longest, patience) if patience else longest
             # Ahead of a model is all that was let in for it, what its forerunners have yet too.
-            wait = max(map(self._load.wait, models), default=0.0)
+            wait = max(map(self._load.wait, (*models, *later)), default=0.0)
             if wait > limit:
                 raise _overloaded(wait, wait - limit / 2)
         if patience:
@@ -60,7 +67,7 @@ class Door:
     def count(self, models: Sequence[str], items: int) -> None:
         """Count items of admitted requests; negative ones, if they do not come after all."""
         for model in models:
-            self._load.admit(model, items)
+            self._load.admit(model, min(max(items, -1), 1) if model in UNBATCHED else items)
 
 
 class Desk:
@@ -82,8 +89,9 @@ class Desk:
             for i, request in enumerate(requests)
         ]
 
-    def write_off(self, items: int) -> None:
-        """Count items that have come, but are not done."""
+    def write_off(self, failed: Sequence[Any]) -> None:
+        """Count requests that have come, but are not done."""
+        items = len(failed) if self._model in UNBATCHED else sum(map(items_of, failed))
         self._load.admit(self._model, -items)
 
     def _gone(self, request: Any, had_to_wait: bool) -> TeranError | None:

@@ -6,6 +6,7 @@ own backend of that name, plus these, which others ignore:
     max_length      most rows (regions or words) an item may have
     max_id          largest value an integer input may hold; the smallest is 0
     static_rows     row counts, with commas, whose single items may get an engine of their own
+    niceness        how far its threads stand back behind those of other models, 0 to 19
     max_cells       most row-by-row products one request may ask for, where there is no batch limit
 """
 
@@ -80,6 +81,7 @@ class EngineBackend(ABC):
             for name in ("max_length", "max_id", "max_cells")
         }
         file = Path(args["model_repository"]) / args["model_version"]
+        os.nice(int(parameters.get("niceness", 0)))  # before the engine starts threads
         threads = os.environ.get(THREADS_VARIABLE.format(model=config["name"].upper()))
         self._run = self.load(
             file / config["default_model_filename"], parameters, int(threads) if threads else None
@@ -158,7 +160,7 @@ class EngineBackend(ABC):
         items = sum(len(inputs[self.input_names[0]]) for _, inputs in accepted)
         errors = [refused.get(i, failure) for i in range(len(requests))]
         self._recorder.execution(items, errors, seconds)
-        self._desk.write_off(sum(error is not None for error in errors))
+        self._desk.write_off([one for one, error in zip(requests, errors, strict=True) if error])
         for _, inputs in accepted:
             if "region_mask" in inputs:
                 self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))

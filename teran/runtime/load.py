@@ -9,6 +9,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +18,8 @@ from teran.runtime.environment import LOAD_FILE_VARIABLE
 
 MODELS = ("tokenizer", "textual_encoder", "visual_encoder", "alignment", "gallery")
 """Those that have a queue."""
+UNBATCHED = ("alignment",)
+"""Of those: models that do not batch. Triton counts a request of theirs as one item."""
 COUNTING = (*MODELS, "admission")
 """Those that let requests in, or write them off. Each has counters of its own, without a lock."""
 _FEW = 16
@@ -24,6 +27,8 @@ _FEW = 16
 _OWN_ID = re.compile(r"[0-9a-f]{16}")
 _DEADLINES = 4096
 """Requests whose deadlines are remembered."""
+_PLACES = 8
+"""Of them, where that of one request may be: in the one whose deadline came first."""
 _RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads are noticed
 _VERSION, _FIELDS = struct.Struct("d"), struct.Struct("6d")
 _COUNTERS = len(MODELS) * _RECORD.size
@@ -102,6 +107,11 @@ class LoadFile:
         assert self._own is not None
         self._counters[self._own + MODELS.index(model)] += items
 
+    def written_off(self, model: str) -> float:
+        """Items that reached a model and were not done, ever."""
+        own = len(MODELS) * COUNTING.index(model)
+        return -self._counters[own + MODELS.index(model)]
+
     def wait(self, model: str) -> float:
         """Seconds until a model would begin with what comes now."""
         load = self.read(model)
@@ -128,19 +138,25 @@ class LoadFile:
         """
         if not _OWN_ID.fullmatch(request):
             return
-        place, key = _place(request)
+        key = _key(request)
+        _, place = min((deadline, place) for place, _, deadline in self._places(key))
         _SLOT.pack_into(self._map, place, key, time.monotonic() + seconds)
 
     def is_over(self, request: str) -> bool:
         """Whether the deadline of a request has passed, if there was one."""
         if not _OWN_ID.fullmatch(request):
             return False
-        place, key = _place(request)
-        stored, deadline = _SLOT.unpack_from(self._map, place)
-        return bool(stored == key and deadline < time.monotonic())
+        key = _key(request)
+        deadlines = [deadline for _, stored, deadline in self._places(key) if stored == key]
+        return bool(deadlines) and max(deadlines) < time.monotonic()
+
+    def _places(self, key: int) -> Iterator[tuple[int, float, float]]:
+        """Where a request's deadline may be, whose is there, and when it is."""
+        first = _SLOTS + key % (_DEADLINES // _PLACES) * _PLACES * _SLOT.size
+        for place in range(first, first + _PLACES * _SLOT.size, _SLOT.size):
+            yield place, *_SLOT.unpack_from(self._map, place)
 
 
-def _place(request: str) -> tuple[int, float]:
-    """Where a request's deadline is, and by what it is known there."""
-    key = int.from_bytes(blake2b(request.encode(), digest_size=6).digest())
-    return _SLOTS + key % _DEADLINES * _SLOT.size, float(key)
+def _key(request: str) -> int:
+    """By what a request's deadline is known: few enough bits for a float to hold."""
+    return int.from_bytes(blake2b(request.encode(), digest_size=6).digest())

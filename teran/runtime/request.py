@@ -21,6 +21,11 @@ def parameters_of(request: Any) -> dict[str, Any]:
     return parameters
 
 
+def items_of(request: Any) -> int:
+    """How many items a request of a model that batches has."""
+    return int(request.inputs()[0].shape()[0])
+
+
 def id_of(request: Any) -> str:
     """The beginning of the id its client gave a request; empty where that is not UTF-8."""
     try:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from teran.commandline import Positive, options
-from teran.contract import MAX_CAPTION_BYTES
+from teran.contract import MAX_CAPTION_BYTES, MAX_RECORD_BYTES
 from teran.secrets import read_key
 
 
@@ -43,8 +43,10 @@ class RequestLimits:
     """Regions or words of an item, or of a query to a gallery."""
     max_query_rows: Positive = 4096
     """Regions or words of all queries of a request together."""
-    max_record_bytes: Positive = 65536
-    """Of an item's id, location and metadata, as JSON."""
+    max_record_bytes: Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_RECORD_BYTES))] = (
+        65536
+    )
+    """Of an item's id, location and metadata, as JSON; up to 1 MiB."""
     max_answer_bytes: Positive = 64 << 20
     """Of the records that a request finds."""
 
@@ -65,8 +67,6 @@ class GallerySettings(Cluster, RequestLimits, Admission):
     _: KW_ONLY
     gallery: Path | None = None
     """Directory of the galleries; by default REPOSITORY.gallery."""
-    gallery_flush: bool = False
-    """Acknowledge a write only when it would survive a loss of power."""
     gallery_snapshots: Positive = 100
     """Snapshots kept in the directory, beyond which none is written."""
     gallery_device: str = "cpu"

@@ -1,7 +1,8 @@
 """Measures how much work waits, from Triton's own metrics, and tells the models.
 
 What a model has been given is what was admitted for it; what it has done, Triton counts. A model at
-full work, one that had requests waiting at both ends of a while, shows how fast it is.
+full work, one with much left to do at both ends of a while, shows how fast it is. What its
+forerunners still hold is left for it too, so that is the speed of the whole row up to it.
 """
 
 import re
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, replace
-from math import exp
+from math import exp, inf
 
 from teran.runtime.admission import EXCESSIVE
 from teran.runtime.load import MODELS, Load, LoadFile
@@ -27,14 +28,20 @@ _PATIENCE = 10.0
 """Seconds of full work after which a model that has become slower is taken for a third as fast."""
 _LATELY = 20
 """Looks that together prove a model to be faster than is believed."""
-_STUCK = 1.0
-"""Seconds without progress, and with an empty queue, after which nothing is left to do."""
 _LONGEST = 2.0
-"""Seconds after which an item that was let in is done, where nothing waits."""
+"""Seconds, beyond what an item may wait, after which it is done or will never be."""
+_FULL = 8
+"""Items left to do with which a model is at full work."""
 _LARGEST_BATCH = 64
 """Items that may be under way while the queue is empty."""
 _FEWEST = 8
 """Requests that always may wait."""
+_FORERUNNERS = {
+    "textual_encoder": ("tokenizer",),
+    "alignment": ("tokenizer", "textual_encoder", "visual_encoder"),
+    "gallery": ("tokenizer", "textual_encoder"),  # images are not admitted for it: see Door
+}
+"""Whose outcome a model gets, of what is admitted for it."""
 _SERIES = re.compile(  # GPUs' models have their label in front
     r'^nv_inference_(pending_request_count|count|request_success)\{[^}]*\bmodel="(\w+)"'
     r"[^}]*\} (\S+)",
@@ -103,11 +110,21 @@ class ModelLoad:
         self._difference: float | None = None
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
-        self._at = self._progress = self._number = 0.0
-        self._balance: deque[tuple[float, float]] = deque()
-        """When how many items more had been let in than done, lately."""
+        self._at = self._left = self._number = 0.0
+        self._lately: deque[tuple[float, float, float]] = deque()
+        """When how many items had ever been let in, and of them not been done; infinitely many
+        where some were waiting."""
 
-    def look(self, counts: Counts, admitted: float, at: float, max_wait: float) -> Load:
+    def look(
+        self,
+        counts: Counts,
+        admitted: float,
+        at: float,
+        max_wait: float,
+        *,
+        quiet: bool,
+        lost: float = 0.0,
+    ) -> Load:
         """Take new counts in.
 
         Args:
@@ -115,32 +132,34 @@ class ModelLoad:
             admitted: items ever let in.
             at: when, in seconds.
             max_wait: seconds a request may wait; 0 for any time.
+            quiet: whether no request waits, for the model or for one of its forerunners.
+            lost: items its forerunners have ever failed at. Some were for other models, so too
+                little may seem to be left, but never less than waits in its own queue. What waits
+                before a forerunner counts there in full.
         """
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
-            self._difference, before, self._progress = admitted - counts.items, counts, at
+            self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
+            self._lately.clear()
+        balance = admitted - lost - counts.items
+        self._lately.append((at, admitted, balance if quiet else inf))
+        while len(self._lately) > 2 and self._lately[1][0] < at - _LONGEST - 2 * max_wait:
+            self._lately.popleft()  # but the last before that, of which it was true then
+        left = min(balance - self._difference, admitted - self._lately[0][1])
+        if quiet:  # so what was not done at such a time before is done by now, or never will be
+            left = min(left, balance - min(balance for _, _, balance in self._lately))
+        left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
         elapsed, done = at - (self._at or at), counts.items - before.items
-        if done or counts.pending:
-            self._progress = at
-        speed, busy = self._speed, bool(before.pending and counts.pending)
+        speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
             speed.learn(elapsed, done, counts.requests - before.requests, busy=busy)
         seconds = 1 / speed.items if speed.items else 0.0
-        left = admitted - counts.items - self._difference
-        if counts.pending == 0 and at - self._progress > max(_STUCK, 2 * left * seconds):
-            left = 0.0
-        self._balance.append((at, admitted - counts.items))
-        while self._balance[0][0] < at - _LONGEST:
-            self._balance.popleft()
-        if counts.pending == 0:  # what came long ago is done, or will never be
-            left = min(left, admitted - counts.items - self._balance[0][1])
-        left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
-        self._difference = admitted - counts.items - left
+        self._difference = balance - left
         excess = 0.0
         if max_wait and speed.items:
             most = EXCESSIVE * max_wait * speed.requests
             excess = max(0.0, counts.pending - max(_FEWEST, most))
-        self._at, self._number = at, self._number + 1
+        self._at, self._left, self._number = at, left, self._number + 1
         return Load(at, left, admitted, seconds, excess, self._number)
 
 
@@ -183,8 +202,14 @@ class LoadMonitor:
             except OSError:  # no server, or no metrics: the models reckon on by themselves
                 continue
             for name, model in self._models.items():
+                forerunners = _FORERUNNERS.get(name, ())
                 load = model.look(
-                    counts[name], self._file.admitted(name), time.monotonic(), self._max_wait
+                    counts[name],
+                    self._file.admitted(name),
+                    time.monotonic(),
+                    self._max_wait,
+                    quiet=not any(counts[one].pending for one in (name, *forerunners)),
+                    lost=sum(map(self._file.written_off, forerunners)),
                 )
                 self._file.write(name, load)
 

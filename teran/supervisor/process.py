@@ -35,6 +35,9 @@ _TICKETS = "tickets"
 _ARGUMENTS = 45
 """Place in /proc/PID/stat, after the name, of where the command line begins; its end is next."""
 _TRITON_LINE = re.compile(r"[IWE]\d{4} ")
+_USUAL_LINE = re.compile(r'[IW]\d{4} |\{"level"|[|+]')  # and of its tables
+_LAST_WORDS = 30
+"""Lines in which a server that crashes says why."""
 _STUB_NAME = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"([a-z]\w*)_\d+_\d+")
 _CASUALTY_PATIENCE = 5.0
@@ -185,6 +188,12 @@ class TritonProcess:
             errors = [line for line in self._tail if line.startswith(("E", "error"))]
             found = [re.sub(r"^E\d+ [\d:.]+ \d+ \S+\] ", "", line).strip('"') for line in errors]
         return found
+
+    def last_words(self) -> list[str]:
+        """What the server wrote before it ended, where that is not of its usual log."""
+        self._reader.join(timeout=1)
+        words = list(self._tail)[-_LAST_WORDS:]
+        return [line for line in words if line and not _USUAL_LINE.match(line)]
 
     def model_processes(self) -> dict[psutil.Process, str]:
         """The live processes that run Python models, and which. Looks at the whole host."""

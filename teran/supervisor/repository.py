@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 from teran.errors import ServingError
+from teran.resources import REPOSITORY_FORMAT
 
 
 def check_repository(repository: Path) -> None:
-    """Check that a published repository is whole.
+    """Check that a published repository is whole, and can be served by this version.
 
     Raises:
-        ServingError: it is missing or a file of it is.
+        ServingError: it is missing, a file of it is, or another version published it.
     """
     if not repository.is_dir():
         raise ServingError(f"no model repository at {repository}; make one with `teran export`")
@@ -21,6 +22,12 @@ def check_repository(repository: Path) -> None:
         raise ServingError(
             f"{repository} was not published by `teran export`: its manifest.json can't be read"
         ) from error
+    if manifest.get("format") != REPOSITORY_FORMAT:
+        raise ServingError(
+            f"{repository} was published by another version of TERAN Serving (its format is "
+            f"{manifest.get('format', 1)}, this one serves {REPOSITORY_FORMAT}): publish it again "
+            "with `teran export`"
+        )
     for name, size in files.items():
         path = repository / name
         if not path.is_file():

@@ -211,7 +211,12 @@ class Supervisor:
         watched = set(models.values())  # none, where Triton's own backends run the models
         while not self._stop.wait(_POLL):
             if self._process.status is not None:
-                self._report(f"the server ended with status {self._process.status}", "ERROR")
+                said = "; ".join(self._process.last_words())
+                self._report(
+                    f"the server ended with status {self._process.status}"
+                    + (f": {said}" if said else ""),
+                    "ERROR",
+                )
                 return self._process.status == 0  # whoever stopped it in good order meant it
             dead = watched - {model for one, model in models.items() if not process.has_died(one)}
             if dead or time.monotonic() - checked > self.settings.check_interval:

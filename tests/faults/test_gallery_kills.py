@@ -187,6 +187,7 @@ def test_killed_server_loses_nothing(repository: Path, tmp_path: Path) -> None:
 def kill_all(server: BackgroundServer) -> None:
     for process in (psutil.Process(server.process.pid), *children(server)):
         process.kill()
+    server.process.wait()
 
 
 def test_second_server_on_a_gallery_is_refused(repository: Path, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_group_commits_survive_kills_at_random_moments(tmp_path: Path) -> None:
     acknowledged: dict[str, int] = {}
     dice = random.Random(3)
     for round_ in range(KILLS):
-        command = [sys.executable, str(program), str(tmp_path / "root"), str(round_)]
+        command = [sys.executable, str(program), str(tmp_path / "root"), str(round_ * 1_000_000)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

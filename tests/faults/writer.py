@@ -1,4 +1,7 @@
-"""Writes to a gallery for as long as it lives, and prints what was acknowledged."""
+"""Writes to a gallery for as long as it lives, and prints what was acknowledged.
+
+writer.py ROOT FIRST_VALUE
+"""
 
 import sys
 from pathlib import Path
@@ -11,10 +14,12 @@ from teran.gallery.item import Item
 from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind
 
-galleries = EmbeddedCatalog(Path(sys.argv[1]), Model("a" * 64, 64, "MrSw"), kernel(1))
+root, first = sys.argv[1:]
+model = Model("a" * 64, 64, "MrSw")
+galleries = EmbeddedCatalog(Path(root), model, kernel(1))
 gallery = galleries.get_or_create("default", Kind.IMAGES)
 print("ready", flush=True)
-value = int(sys.argv[2]) * 1_000_000
+value = int(first)
 random = np.random.default_rng(value)
 while True:
     rows = random.standard_normal((4, 36, 64)).astype(np.float32)

@@ -1,15 +1,24 @@
 """Names, shapes and types of every model, as other clients rely on them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tritonclient.grpc as triton
 from teran_client import TeranClient
+from tritonclient.grpc.model_config_pb2 import DataType
 
 from teran.cli.background import BackgroundServer
 
 E, F = 16, 24
-CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str, list[int]]]]] = {
+Tensors = dict[str, tuple[str, list[int]]]
+FOUND: Tensors = {
+    "ids": ("BYTES", [-1, -1]),
+    "scores": ("FP32", [-1, -1]),
+    "scores_per_word": ("FP32", [-1, -1]),
+    "records": ("BYTES", [-1, -1]),
+}
+CONTRACTS: dict[str, tuple[Tensors, Tensors]] = {
     "tokenizer": (
         {"caption": ("BYTES", [-1, 1]), "region_mask": ("BOOL", [-1, -1])},
         {
@@ -18,6 +27,7 @@ CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str
             "attention_mask": ("INT64", [-1, -1]),
             "word_mask": ("BOOL", [-1, -1]),
             "tokens": ("BYTES", [-1, -1]),
+            "token_bytes": ("UINT8", [-1, -1, -1]),
             "truncated": ("BOOL", [-1, 1]),
             "accepted_at": ("INT64", [-1, 1]),
         },
@@ -66,10 +76,38 @@ CONTRACTS: dict[str, tuple[dict[str, tuple[str, list[int]]], dict[str, tuple[str
             "truncated": ("BOOL", [-1, 1]),
         },
     ),
+    "gallery": (
+        {
+            "embeddings": ("FP32", [-1, -1, E]),
+            "boxes": ("FP32", [-1, -1, 4]),
+            "tokens": ("UINT8", [-1, -1, -1]),
+            "record": ("UINT8", [-1, -1]),
+            "accepted_at": ("INT64", [-1, 1]),
+        },
+        {**FOUND, "report": ("BYTES", [-1, 1]), "ticket": ("INT64", [-1, 1])},
+    ),
+    "search": (
+        {"caption": ("BYTES", [-1, 1])},
+        {**FOUND, "report": ("BYTES", [-1, 1]), "truncated": ("BOOL", [-1, 1])},
+    ),
+    "index": (
+        {
+            "region_features": ("FP32", [-1, -1, F]),
+            "boxes": ("FP32", [-1, -1, 4]),
+            "region_mask": ("BOOL", [-1, -1]),
+            "record": ("UINT8", [-1, -1]),
+        },
+        {"report": ("BYTES", [-1, 1])},
+    ),
+    "index_captions": (
+        {"caption": ("BYTES", [-1, 1]), "record": ("UINT8", [-1, -1])},
+        {"report": ("BYTES", [-1, 1]), "truncated": ("BOOL", [-1, 1])},
+    ),
+    "change": ({"record": ("UINT8", [-1, -1])}, {"report": ("BYTES", [-1, 1])}),
 }
 
 
-def tensors(entries: Any) -> dict[str, tuple[str, list[int]]]:
+def tensors(entries: Any) -> Tensors:
     return {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in entries}
 
 
@@ -83,8 +121,23 @@ def test_encoders_batch_dynamically_and_are_warmed_up(server: BackgroundServer) 
     connection = triton.InferenceServerClient(server.url)
     for model in ("tokenizer", "visual_encoder", "textual_encoder"):
         config = connection.get_model_config(model).config
-        assert config.HasField("dynamic_batching")
+        assert config.HasField("dynamic_batching") is (model != "tokenizer")
         assert len(config.model_warmup) >= 2
+
+
+def test_what_takes_strings_does_not_batch(server: BackgroundServer, repository: Path) -> None:
+    """Triton fails all requests of an execution in which one has a string that can't be read."""
+    connection = triton.InferenceServerClient(server.url)
+    models = [path.parent.name for path in repository.glob("*/config.pbtxt")]
+    configs = [connection.get_model_config(model).config for model in models]
+    takers = [
+        config
+        for config in configs
+        if not config.HasField("ensemble_scheduling")
+        and any(tensor.data_type == DataType.TYPE_STRING for tensor in config.input)
+    ]
+    assert [config.name for config in takers] == ["tokenizer"]
+    assert not any(config.HasField("dynamic_batching") for config in takers)
 
 
 def test_client_reads_the_limits(client: TeranClient) -> None:

@@ -20,6 +20,7 @@ from teran_client import (
 from teran_client.protocol import infer_request
 
 from teran.cli.background import BackgroundServer, background_server
+from teran.contract import pack_texts
 from teran.supervisor.health import fetch
 from tests.data import captions, images
 from tests.server.test_supervision import model_process
@@ -175,7 +176,7 @@ def embeddings(rows: int = 3, dim: int = 16) -> np.ndarray:
 
 
 def record(text: bytes) -> np.ndarray:
-    return np.array([[text]], np.object_)
+    return pack_texts([text])
 
 
 Parameters = dict[str, bool | int | float | str]
@@ -271,6 +272,7 @@ def test_wrong_requests_are_told_why(
         (lambda c: c.index(Entry(PHOTOS[0], "")), "expected a string that is not empty"),
         (lambda c: c.index([3]), "item 0 is int"),
         (lambda c: c.index(Entry(PHOTOS[0], "a", metadata={"x": {1}})), "metadata"),
+        (lambda c: c.index(Entry(PHOTOS[0], "a", uri="x" * (1 << 20))), "at most 1048576"),
     ],
 )
 def test_wrong_input_is_refused_before_it_is_sent(  # type: ignore[no-untyped-def]

@@ -8,7 +8,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -22,6 +24,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from teran.cli.background import BackgroundServer, background_server
+from teran.contract import pack_texts
+from teran.supervisor.health import fetch
 from tests.conftest import TINY
 from tests.data import images
 
@@ -45,8 +49,8 @@ USUAL = {
     "boxes": ("FP32", (3, 4)), "region_mask": ("BOOL", (3,)), "input_ids": ("INT64", (5,)),
     "attention_mask": ("INT64", (5,)), "word_mask": ("BOOL", (5,)),
     "region_embeddings": ("FP32", (3, TINY.embed_dim)), "embeddings": ("FP32", (3, TINY.embed_dim)),
-    "word_embeddings": ("FP32", (5, TINY.embed_dim)), "tokens": ("BYTES", (3,)),
-    "record": ("BYTES", (1,)), "accepted_at": ("INT64", (1,)), "ticket": ("INT64", (1,)),
+    "word_embeddings": ("FP32", (5, TINY.embed_dim)), "tokens": ("UINT8", (3, 6)),
+    "record": ("UINT8", (40,)), "accepted_at": ("INT64", (1,)), "ticket": ("INT64", (1,)),
 }  # fmt: skip
 INPUTS = {
     "tokenizer": ("caption",), "encode_caption": ("caption",), "search": ("caption",),
@@ -59,6 +63,7 @@ INPUTS = {
     "alignment": ("region_embeddings", "word_embeddings"),
     "match": ("caption", "region_features", "boxes", "region_mask"),
 }  # fmt: skip
+OF_STRINGS = ("tokenizer", "encode_caption", "search", "index_captions", "match")
 TEXT = st.text(max_size=40) | st.sampled_from(
     ["", ".", "a dog runs", "\x00", "\x1b[31m", "../../etc/passwd", "a" * 100_000, "😀‍😀", "‮"]
 )
@@ -123,9 +128,14 @@ def requests(draw: st.DrawFn) -> Any:
             datatype = draw(st.sampled_from([*TYPES, "BYTES", "UINT8", "", "NONSENSE"]))
         request.inputs.add(name=name, datatype=datatype, shape=dims)
         count = int(np.prod([max(0, one) for one in dims])) if dims else 1
-        if datatype == "BYTES":
-            texts = RECORDS if name == "record" else BYTES
-            data = packed([draw(texts) for _ in range(min(count, 12))])
+        if name == "record" and datatype == "UINT8" and not rarely(20):
+            rows = pack_texts([draw(RECORDS) for _ in range(batch)])
+            request.inputs[-1].shape[:] = rows.shape
+            data = rows.tobytes()
+        elif datatype == "BYTES":
+            data = packed([draw(BYTES) for _ in range(min(count, 12))])
+        elif datatype == "UINT8":
+            data = draw(st.binary(min_size=count, max_size=count))
         elif "embeddings" in name and datatype == "FP32" and draw(st.booleans()):
             rows = np.zeros(count, np.float32)
             rows[:: TINY.embed_dim] = 1  # normalised
@@ -246,3 +256,35 @@ def test_hostile_requests_harm_nobody(server: BackgroundServer) -> None:
     assert server.process.poll() is None
     assert server.is_ready()
     assert family <= {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}
+
+
+def test_strings_that_cannot_be_read_harm_nobody(server: BackgroundServer) -> None:
+    """Triton's Python backend fails all requests of an execution that holds one of those."""
+
+    def send(seed: int) -> set[tuple[str, bool]]:
+        dice, told = Random(seed), set()
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(server.url, options=options) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for _ in range(300):
+                request = pb.ModelInferRequest(model_name=dice.choice(OF_STRINGS))
+                batch = dice.randint(1, 3)
+                data = packed([dice.randbytes(dice.randint(1, 30)) for _ in range(batch)])
+                torn = data[: dice.randrange(len(data))] + dice.randbytes(dice.randint(0, 8))
+                for name in INPUTS[request.model_name]:
+                    datatype, shape = USUAL[name]
+                    request.inputs.add(name=name, datatype=datatype, shape=[batch, *shape])
+                    usual = np.ones((batch, *shape), TYPES.get(datatype, np.uint8)).tobytes()
+                    request.raw_input_contents.append(torn if datatype == "BYTES" else usual)
+                try:
+                    stub.ModelInfer(request, timeout=30)
+                except grpc.RpcError as error:
+                    told.add((request.model_name, "incomplete string" in (error.details() or "")))
+        return told
+
+    with Neighbour(server.url) as neighbour, ThreadPoolExecutor(8) as pool:
+        told = set[tuple[str, bool]]().union(*pool.map(send, range(8)))
+    assert {model for model, unreadable in told if unreadable} == set(OF_STRINGS)
+    assert not neighbour.wrong
+    metrics = fetch(server.health_url.replace("/health/ready", "/metrics"), timeout=5)
+    assert "teran_model_reloads_total{" not in metrics, "a canary died of it"

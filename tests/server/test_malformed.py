@@ -1,5 +1,6 @@
 """Whatever a client sends, it gets an error that says why, and the next request works."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -88,6 +89,7 @@ CASES: dict[str, tuple[str, Tensors, str]] = {
     "too many pairs": ("alignment", sets(900, 100, 900, 90), "at once"),
     "match without words": ("match", {**picture(), **caption(b".")}, "no word to align"),
     "match with NaN": ("match", {**picture(region_features=nan), **caption(b"a dog")}, "NaN"),
+    "mask alone": ("tokenizer", {"region_mask": np.ones((1, 3), np.bool_)}, "no caption"),
     "unknown model": ("nothing", caption(b"a dog"), "unknown model"),
 }  # fmt: skip
 
@@ -157,6 +159,15 @@ def test_edges(raw: triton.InferenceServerClient) -> None:
     huge = picture(2, region_features=np.full((1, 2, F), 1e30, np.float32))
     with pytest.raises(InferenceServerException, match="no finite result"):
         infer(raw, "visual_encoder", huge)
+
+
+def test_many_pairs_at_a_time_are_no_overload(raw: triton.InferenceServerClient) -> None:
+    """Triton counts a request to the alignment as one item, however many pairs it has."""
+    pairs = {name: np.repeat(value, 4, axis=0) for name, value in picture(40).items()}
+    pairs["caption"] = np.array([[b"a dog runs"]] * 4, np.object_)
+    for _ in range(100):
+        assert infer(raw, "match", pairs).as_numpy("scores").shape == (4, 4)
+        time.sleep(0.05)
 
 
 def test_client_translates_server_errors(client: TeranClient) -> None:

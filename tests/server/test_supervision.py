@@ -1,5 +1,6 @@
 """`teran serve` through deaths, restarts and wrong starts."""
 
+import json
 import shutil
 import signal
 import socket
@@ -80,6 +81,7 @@ def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path
             results += [next(stream).word_embeddings for _ in range(10)]
             for process in (*children(first), psutil.Process(first.process.pid)):
                 process.kill()
+            first.process.wait()
             collected = threading.Thread(
                 target=lambda: results.extend(one.word_embeddings for one in stream)
             )
@@ -159,6 +161,17 @@ def test_missing_engine(repository: Path, tmp_path: Path) -> None:
     assert "visual_encoder/1/model.bin is missing; publish the repository again" in result.stderr
 
 
+def test_a_repository_of_another_version(repository: Path, tmp_path: Path) -> None:
+    copy = broken(repository, tmp_path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["format"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    result = serve(copy)
+    assert result.returncode == 1
+    assert "was published by another version" in result.stderr
+    assert "publish it again with `teran export`" in result.stderr
+
+
 def test_damaged_engine(repository: Path, tmp_path: Path) -> None:
     copy = broken(repository, tmp_path)
     engine = copy / "textual_encoder" / "1" / "model.xml"
@@ -186,6 +199,7 @@ def test_server_ends_with_its_supervisor(repository: Path, tmp_path: Path) -> No
     with background_server(repository, log=tmp_path / "log") as server:
         processes = children(server)
         server.process.kill()
+        server.process.wait()
         assert wait_for(lambda: not any(process.is_running() for process in processes))
 
 
@@ -209,3 +223,4 @@ def test_a_server_that_crashes_is_started_again(repository: Path, tmp_path: Path
                 assert client.encode_captions("a dog").tokens[1] == "a"  # by patience alone
                 assert wait_for(server.is_ready)
         assert server.process.poll() is None
+    assert "the server ended with status -6: Signal (6) received." in (tmp_path / "log").read_text()

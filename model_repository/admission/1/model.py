@@ -12,8 +12,8 @@ from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
 
-_NEEDED = ("visual_encoder", "gallery")
-"""The models of every ensemble that begins here."""
+_NEEDED, _LATER = ("visual_encoder",), ("gallery",)
+"""The models of every ensemble that begins here. Searches overtake what waits for the first."""
 
 
 class TritonPythonModel:
@@ -31,7 +31,7 @@ class TritonPythonModel:
             mask = pb_utils.get_input_tensor_by_name(request, "region_mask")
             count = len(mask.as_numpy())
             try:
-                self._door.admit(request, parameters_of(request), count, _NEEDED)
+                self._door.admit(request, parameters_of(request), count, _NEEDED, _LATER)
             except TeranError as error:
                 errors.append(error)
                 responses.append(error_response(error))

@@ -1,7 +1,6 @@
 """The `tokenizer` model: an adapter between Triton and `teran.tokenizer`."""
 
 import json
-from itertools import islice
 from pathlib import Path
 from time import monotonic_ns, perf_counter
 from typing import Any
@@ -11,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
 from teran.commandline import from_environment
+from teran.contract import pack_texts
 from teran.errors import TeranError, TeranInputError
 from teran.runtime.admission import Door
 from teran.runtime.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
@@ -18,11 +18,11 @@ from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
 from teran.runtime.settings import RequestLimits
-from teran.tokenizer import CaptionTokenizer, Pieces, decode_caption
+from teran.tokenizer import CaptionTokenizer, TokenBatch, decode_caption
 
 
 class TritonPythonModel:
-    """Tokenizes all captions of an execution in one call; a bad request fails alone."""
+    """Tokenizes all captions of a request in one call."""
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -35,62 +35,59 @@ class TritonPythonModel:
         self._recorder, self._log = Recorder("tokenizer"), RequestLog("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        started, accepted_at = perf_counter(), monotonic_ns()
-        captions: list[str] = []
-        verbatim: list[bool] = []
-        read: list[int | TeranError] = []
-        for request in requests:
-            try:
-                texts, parameters = _captions(request, self._most_bytes), parameters_of(request)
-                self._door.admit(request, parameters, len(texts), _needed(request))
-            except TeranError as error:
-                read.append(error)
-                continue
-            read.append(len(texts))
-            captions += texts
-            verbatim += [bool(parameters.get("verbatim", False))] * len(texts)
-        split = list(self._tokenizer.split(captions, verbatim))
-        rows = iter(split)
-        answers = [
-            count
-            if isinstance(count, TeranError)
-            else self._answer(request, list(islice(rows, count)), accepted_at)
-            for request, count in zip(requests, read, strict=True)
-        ]
-        pieces = [row for row in split if isinstance(row, Pieces)]
-        self._recorder.observe(CAPTION_WORD_PIECES, (len(row.ids) for row in pieces))
-        self._recorder.add(CAPTIONS_TRUNCATED, sum(row.truncated for row in pieces))
-        errors = [answer if isinstance(answer, TeranError) else None for answer in answers]
-        seconds = perf_counter() - started
-        self._recorder.execution(len(captions), errors, seconds)
-        for request, error in zip(requests, errors, strict=True):
-            self._log.request(request, seconds, error)
-        return [error_response(one) if isinstance(one, TeranError) else one for one in answers]
+        return [self._respond(request) for request in requests]
 
-    def _answer(self, request: Any, rows: list[Pieces | TeranInputError], accepted_at: int) -> Any:
-        """One request's response, padded to its own bucket, or why there is none."""
-        pieces = []
-        for row in rows:
-            if isinstance(row, TeranInputError):
-                self._door.count(_needed(request), -len(rows))
-                return row
-            pieces.append(row)
-        batch = self._tokenizer.pad(pieces)
-        tensors = [
-            pb_utils.Tensor("input_ids", batch.input_ids),
-            pb_utils.Tensor("attention_mask", batch.attention_mask),
-            pb_utils.Tensor("word_mask", batch.word_mask),
-            pb_utils.Tensor("tokens", batch.tokens),
-            pb_utils.Tensor("truncated", batch.truncated),
-            pb_utils.Tensor("accepted_at", np.full((len(pieces), 1), accepted_at)),
-        ]
-        if passed_on := pb_utils.get_input_tensor_by_name(request, "region_mask"):
-            tensors.append(passed_on)
-        return pb_utils.InferenceResponse(tensors)
+    def _respond(self, request: Any) -> Any:
+        started, accepted_at = perf_counter(), monotonic_ns()
+        error: TeranError | None = None
+        batch: TokenBatch | None = None
+        try:
+            batch = self._tokenize(request)
+            response = _response(request, batch, accepted_at)
+        except TeranError as caught:
+            error, response = caught, error_response(caught)
+        if batch:
+            self._recorder.observe(CAPTION_WORD_PIECES, batch.attention_mask.sum(axis=1))
+            self._recorder.add(CAPTIONS_TRUNCATED, int(batch.truncated.sum()))
+        seconds = perf_counter() - started
+        self._recorder.execution(len(batch.tokens) if batch else 0, [error], seconds)
+        self._log.request(request, seconds, error)
+        return response
+
+    def _tokenize(self, request: Any) -> TokenBatch:
+        captions, parameters = _captions(request, self._most_bytes), parameters_of(request)
+        needed = _needed(request)
+        self._door.admit(request, parameters, len(captions), needed)
+        try:
+            return self._tokenizer.encode(captions, bool(parameters.get("verbatim", False)))
+        except TeranError:
+            self._door.count(needed, -len(captions))
+            raise
+
+
+def _response(request: Any, batch: TokenBatch, accepted_at: int) -> Any:
+    tensors = [
+        pb_utils.Tensor("input_ids", batch.input_ids),
+        pb_utils.Tensor("attention_mask", batch.attention_mask),
+        pb_utils.Tensor("word_mask", batch.word_mask),
+        pb_utils.Tensor("truncated", batch.truncated),
+        pb_utils.Tensor("accepted_at", np.full((len(batch.tokens), 1), accepted_at)),
+    ]
+    wanted = request.requested_output_names()
+    if "tokens" in wanted:
+        tensors.append(pb_utils.Tensor("tokens", batch.tokens))
+    if "token_bytes" in wanted:
+        packed = pack_texts([token.encode() for token in batch.tokens.flat])
+        packed = packed.reshape(*batch.tokens.shape, -1)
+        tensors.append(pb_utils.Tensor("token_bytes", packed))
+    if passed_on := pb_utils.get_input_tensor_by_name(request, "region_mask"):
+        tensors.append(passed_on)
+    return pb_utils.InferenceResponse(tensors)
 
 
 def _captions(request: Any, most_bytes: int) -> list[str]:
-    values = pb_utils.get_input_tensor_by_name(request, "caption").as_numpy().ravel()
+    tensor = pb_utils.get_input_tensor_by_name(request, "caption")
+    values = () if tensor is None else tensor.as_numpy().ravel()  # Triton counts inputs only
     if len(values) == 0:
         raise TeranInputError("the request has no caption")
     return [decode_caption(value, most_bytes) for value in values]

@@ -10,6 +10,7 @@ from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Description, GalleryCatalog, Model, check_name, unknown
 from teran.gallery.cluster.connection import Calls
 from teran.gallery.cluster.gallery import ClusterGallery
+from teran.gallery.courtesy import Courtesy
 from teran.gallery.layout import VECTORS
 from teran.gallery.search.kernels import Kernel
 from teran.gallery.search.pooling import Kind, Pooling
@@ -32,7 +33,7 @@ class ClusterCatalog(GalleryCatalog):
         self._aliases: dict[str, str] = {}
         self._calls = Calls()
         self._asked = -_AGE
-        self.writer = Writer(lambda: None)
+        self.writer, self.courtesy = Writer(lambda: None), Courtesy()
 
     def close(self) -> None:
         self.writer.close()

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import NAME, GalleryCatalog, Model, check_name, unknown
-from teran.gallery.embedded.files import files_in, rename_durably, write_durably
+from teran.gallery.courtesy import Courtesy
+from teran.gallery.embedded.files import files_in, make_directory, rename_durably, write_durably
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery, read_description
 from teran.gallery.embedded.lock import LOCK, lock_directory
 from teran.gallery.embedded.snapshot import extract_snapshot, write_snapshot
-from teran.gallery.embedded.store import engine_errors, require_free
+from teran.gallery.embedded.store import require_free
 from teran.gallery.search.kernels import Kernel
 from teran.gallery.search.pooling import Kind
 from teran.gallery.writer import Writer
@@ -56,7 +57,6 @@ class EmbeddedCatalog(GalleryCatalog):
         model: Model,
         kernel: Kernel,
         *,
-        flush: bool = False,
         device: "Callable[[], DeviceCopy] | None" = None,
         most_snapshots: int = 100,
     ) -> None:
@@ -66,7 +66,6 @@ class EmbeddedCatalog(GalleryCatalog):
             root: the directory.
             model: what every gallery must have been made with.
             kernel: what scores items.
-            flush: whether a write is on the disk before it is acknowledged.
             device: makes the copy on a GPU that is scanned instead.
             most_snapshots: beyond which none is written.
 
@@ -75,12 +74,14 @@ class EmbeddedCatalog(GalleryCatalog):
         """
         self._root, self._model, self._kernel = root, model, kernel
         self._most_snapshots = most_snapshots
-        self._options: dict[str, Any] = {"flush": flush, "device": device}
+        self.courtesy = Courtesy()
+        self._options: dict[str, Any] = {"device": device, "courtesy": self.courtesy}
         self._directory = root / "galleries"
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(root)
             self._lock = lock_directory(root)
-            self._directory.mkdir(exist_ok=True)
+            make_directory(self._directory)
         except OSError as error:
             raise GalleryError(f"{root} can't hold galleries: {error}") from error
         self._unusable: dict[str, GalleryError] = {}
@@ -127,10 +128,7 @@ class EmbeddedCatalog(GalleryCatalog):
         directory = self._unused(name)
         try:
             create_gallery(directory, kind, self._model)
-        except OSError as error:
-            raise GalleryError(f"gallery {name!r} can't be made: {error}") from error
-        try:
-            self._open[name] = self._load(name, new=True)
+            self._open[name] = self._load(name)
         except (GalleryError, OSError) as error:
             shutil.rmtree(directory, ignore_errors=True)  # it is empty, and its name is wanted
             raise GalleryError(f"gallery {name!r} can't be made: {error}") from error
@@ -189,10 +187,9 @@ class EmbeddedCatalog(GalleryCatalog):
         path = folder / f"{gallery.name}-{stamp}.tar"
         temporary = path.with_suffix(".new")
         try:
-            folder.mkdir(exist_ok=True)
+            make_directory(folder)
             self._require_room(folder)
-            with engine_errors("its store can't be flushed"):
-                gallery.store.flush()
+            gallery.store.flush()
             require_free(folder, sum(size for _, size in files_in(gallery.directory / "store")))
             write_snapshot(gallery.directory, gallery.store.count(), temporary)
             rename_durably(temporary, path)
@@ -247,8 +244,8 @@ class EmbeddedCatalog(GalleryCatalog):
             raise GalleryError(f"{directory} is there already; it is opened at the next start")
         return directory
 
-    def _load(self, name: str, *, new: bool = False) -> EmbeddedGallery:
-        if not new and not any((self._directory / name / "store").glob("*")):
+    def _load(self, name: str) -> EmbeddedGallery:
+        if not any((self._directory / name / "store").glob("*")):
             raise GalleryError(
                 f"{self._directory / name} has no store any more; restore a snapshot"
             )

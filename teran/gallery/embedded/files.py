@@ -30,6 +30,17 @@ def rename_durably(source: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory where there is none; on return it is on the disk.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    if not directory.is_dir():
+        directory.mkdir()
+        sync_directory(directory.parent)
+
+
 def sync_directory(directory: Path) -> None:
     """Bring a directory's names to the disk.
 
@@ -41,6 +52,28 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_names(directory: Path) -> None:
+    """Bring all names in and below a directory to the disk, and its own.
+
+    Raises:
+        OSError: it can't be done.
+    """
+    for folder, _, _ in os.walk(directory):
+        sync_directory(Path(folder))
+    sync_directory(directory.parent)
+
+
+def sync_tree(directory: Path) -> None:
+    """Bring a directory with all that is in it to the disk.
+
+    Raises:
+        OSError: it can't be done.
+    """
+    for path, _ in files_in(directory):
+        sync_file(path)
+    sync_names(directory)
 
 
 def sync_file(path: Path) -> None:

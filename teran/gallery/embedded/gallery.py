@@ -2,9 +2,10 @@
 
 import json
 import logging
+import shutil
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ import numpy.typing as npt
 
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Description, Model
+from teran.gallery.courtesy import Courtesy
 from teran.gallery.embedded.compact_files import PersistentCompact
-from teran.gallery.embedded.files import files_in, rename_durably, write_durably
+from teran.gallery.embedded.files import files_in, rename_durably, sync_tree, write_durably
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item, point_of
 from teran.gallery.search.compact import prepare
@@ -31,8 +33,6 @@ from teran.gallery.search.searcher import Searcher
 if TYPE_CHECKING:  # it needs torch
     from teran.gallery.search.device import DeviceCopy
 
-_AT_ONCE = 2
-"""Items handed to the engine, which lets no other thread run for half a millisecond each."""
 _FEWEST_TO_PRUNE = 1000
 """Items; smaller galleries are scanned in no time."""
 _SAMPLE = 20_000
@@ -52,8 +52,8 @@ class EmbeddedGallery:
         model: Model,
         kernel: Kernel,
         *,
-        flush: bool = False,
         device: "Callable[[], DeviceCopy] | None" = None,
+        courtesy: Courtesy | None = None,
     ) -> None:
         """Open the gallery in `directory`, which has its description already.
 
@@ -63,6 +63,7 @@ class EmbeddedGallery:
         description = read_description(directory)
         description.check(name, model)
         self.name, self.directory, self.model = name, directory, model
+        self._courtesy = courtesy or Courtesy()
         self.kind = Kind(description.kind)
         pooling = Pooling(model.pooling, self.kind)
         self._searcher = Searcher(pooling, kernel, device() if device else None)
@@ -71,7 +72,7 @@ class EmbeddedGallery:
         self._fitted, self._closed = 0, False
         self._fitting: threading.Thread | None = None
         started = time.monotonic()
-        self.store = GalleryStore(directory / "store", model.embed_dim, flush=flush)
+        self.store = GalleryStore(directory / "store", model.embed_dim)
         versions = dict(self.store.versions())
         dim = model.embed_dim + -model.embed_dim % DIM_STEP
         self._compact = PersistentCompact.load(directory / "compact", dim, versions)
@@ -104,23 +105,30 @@ class EmbeddedGallery:
             raise TeranInputError(f"gallery {self.name!r} was dropped a moment ago")
         if upserts:
             self.store.require_room(upserts)
-        for start in range(0, len(upserts), _AT_ONCE):
-            written = self.store.upsert(upserts[start : start + _AT_ONCE])
-            basis = self._compact.basis
-            prepared = [(item, prepare(item.rows, basis)) for item in written]
-            with self._lock:
-                for item, arrays in prepared:
-                    if self._compact.basis is not basis:  # it changed meanwhile
-                        arrays = prepare(item.rows, self._compact.basis)
-                    self._compact.put(item.point, item.version, arrays)
-        if upserts:
-            self.store.confirm()
+            self._write(self.store.log(upserts))
         if not deletes:
             return 0
         points = [point_of(identifier) for identifier in deletes]
         self.store.delete(points)
         with self._lock:
             return sum(self._compact.remove(point) for point in points)
+
+    def _write(self, logged: Sequence[Item]) -> None:
+        """Write items that are in the log already, step by step."""
+        waiting = deque(logged)
+        try:
+            while waiting:  # the engine lets no other thread run for milliseconds each
+                self._courtesy.give_way()
+                item, basis = waiting[0], self._compact.basis
+                self.store.put(item)
+                arrays = prepare(item.rows, basis)
+                with self._lock:
+                    if self._compact.basis is not basis:  # it changed meanwhile
+                        arrays = prepare(item.rows, self._compact.basis)
+                    self._compact.put(item.point, item.version, arrays)
+                waiting.popleft()
+        finally:
+            self.store.undo(waiting)
 
     def maintain(self) -> None:
         """What may wait for a quiet moment: flush, and start to fit the bounds to what is there."""
@@ -208,12 +216,19 @@ class EmbeddedGallery:
 
 
 def create_gallery(directory: Path, kind: Kind, model: Model) -> None:
-    """Make the directory of an empty gallery; it appears whole or not at all."""
+    """Make the directory of an empty gallery; it appears whole or not at all.
+
+    Raises:
+        OSError, GalleryError: it can't be made.
+    """
     Pooling(model.pooling, kind)
     temporary = directory.with_name(f".{directory.name}.new")
-    temporary.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     description = Description(kind.value, asdict(model))
     write_durably(temporary / "gallery.json", json.dumps(asdict(description), indent=1) + "\n")
+    GalleryStore(temporary / "store", model.embed_dim).close()
+    sync_tree(temporary)  # the engine flushes only what was written to
     rename_durably(temporary, directory)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from teran.errors import GalleryError
-from teran.gallery.embedded.files import digest, files_in, sync_directory, sync_file
+from teran.gallery.embedded.files import digest, files_in, sync_directory, sync_tree
 
 _LIST = "snapshot.json"
 
@@ -71,7 +71,5 @@ def extract_snapshot(path: Path, directory: Path) -> int:
     for name, sum_ in wanted.items():
         if digest(directory / name) != sum_:
             raise GalleryError(f"it is damaged: {name} has changed since it was written")
-        sync_file(directory / name)
-    for folder, _, _ in os.walk(directory):
-        sync_directory(Path(folder))
+    sync_tree(directory)
     return items

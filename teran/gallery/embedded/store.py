@@ -1,11 +1,11 @@
 """The durable truth of one gallery: a shard of Qdrant's engine in a directory of this process.
 
-A write that returned survives the death of the process, as it is in the shard's log, which the
-operating system holds. Losing power is survived by what was flushed: after every write where
-`flush` is asked for, else every few seconds.
+Changes go to a log of ours first, which is on the disk before anything else is done; the shard,
+which is quicker to read and slower to bring to the disk, is flushed every few seconds.
 """
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -19,7 +19,8 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.embedded.files import sync_directory, write_durably
+from teran.gallery.embedded.files import sync_directory, sync_names, write_durably
+from teran.gallery.embedded.redo import Change, Deletion, RedoLog
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
 from teran.gallery.layout import VECTORS, item_of, payload_of
@@ -32,8 +33,12 @@ mapped page the disk has no room for is killed."""
 _BYTES_PER_VALUE = 16
 """What a value may take on the disk while it is in the log as well."""
 _TALLY = "store.json"
+_REDO = "redo"
+_LARGEST_REDO = 64 << 20
+"""Bytes of the log after which the shard is flushed, however busy it is."""
 _FLUSH_INTERVAL = 2.0
 """Seconds; the log of what was not flushed is read again at the next start."""
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -70,13 +75,13 @@ def require_free(directory: Path, size: int) -> None:
 class GalleryStore:
     """Items by id. Writes come from one thread at a time; reads from any."""
 
-    def __init__(self, directory: Path, embed_dim: int, *, flush: bool = False) -> None:
-        """Open a shard, or make it where there is none.
+    def __init__(self, directory: Path, embed_dim: int) -> None:
+        """Open a shard, or make it where there is none, and do again what it may have lost.
 
         Raises:
             GalleryError: it can't be opened; nothing is changed.
         """
-        self._directory, self._flush = directory, flush
+        self._directory = directory
         self._flushed = time.monotonic()
         self._unflushed = False
         self._writing = threading.Lock()
@@ -88,8 +93,11 @@ class GalleryStore:
             else:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
+            self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
+            changes = self._redo.changes()
+            self._do_again(changes)
             versions = [version for _, version in self.versions()]
-        self._version = max(versions, default=0)
+        self._version = max([*versions, *(change.version for change in changes)], default=0)
         self._tally = directory.with_name(_TALLY)
         self._check(len(versions))
 
@@ -97,8 +105,9 @@ class GalleryStore:
         """Flush and close, and note how many items there are."""
         with self._writing, engine_errors(f"{self._directory} can't be closed"):
             count = self.count()
-            self._shard.flush()
+            self._flush()
             self._shard.close()
+            self._redo.close()
         with suppress(OSError):  # it is only for the case that something is lost
             tally = {"items": count, "version": self._version}
             write_durably(self._tally, json.dumps(tally) + "\n")
@@ -121,12 +130,6 @@ class GalleryStore:
                 f"remove {self._tally} to go on with what is left"
             )
 
-    def _begin(self) -> None:
-        """Before anything is written: from now on the number at the last close tells nothing."""
-        if self._tally.exists():
-            self._tally.unlink()
-            sync_directory(self._tally.parent)
-
     def require_room(self, items: Sequence[Item]) -> None:
         """Refuse items that the disk has no room for, before any of them is written.
 
@@ -136,28 +139,31 @@ class GalleryStore:
         values = sum(item.rows.size for item in items)
         require_free(self._directory, values * _BYTES_PER_VALUE)
 
-    def upsert(self, items: Sequence[Item]) -> list[Item]:
-        """Write items, replacing those with the same ids; returns them with their versions.
-
-        What must survive a loss of power is still to be confirmed.
+    def log(self, items: Sequence[Item]) -> list[Item]:
+        """Bring items to the disk, each to be `put` next; returns them with their versions.
 
         Raises:
             GalleryError: they can't be written.
         """
+        written = []
+        for item in items:
+            self._version += 1
+            written.append(replace(item, version=self._version))
+        self._append(written)
+        return written
+
+    def put(self, item: Item) -> None:
+        """Write an item from the log, in the place of the one with the same id.
+
+        Raises:
+            GalleryError: it can't be written.
+        """
         with self._writing:
-            self._begin()
-            written = []
-            for item in items:
-                self._version += 1
-                written.append(replace(item, version=self._version))
-            points = [
-                edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, payload_of(item))
-                for item in written
-            ]
-            with engine_errors(f"{self._directory} can't be written"):
-                self._shard.update(edge.UpdateOperation.upsert_points(points))
-                self._unflushed = True
-            return written
+            self._put(item)
+
+    def undo(self, items: Sequence[Item]) -> None:
+        """Forget items that were not put."""
+        self._redo.undo(items)
 
     def delete(self, points: Sequence[UUID]) -> None:
         """Remove items; those that are not there are no error.
@@ -166,22 +172,55 @@ class GalleryStore:
             GalleryError: the deletion can't be written.
         """
         require_free(self._directory, -RESERVE * 3 // 4)
-        with self._writing, engine_errors(f"{self._directory} can't be written"):
-            self._begin()
-            operation = edge.UpdateOperation.delete_points([str(point) for point in points])
-            self._shard.update(operation)
+        self._version += 1
+        deletions = [Deletion(point, self._version) for point in points]
+        self._append(deletions)
+        try:
+            with self._writing:
+                self._remove(points)
+        except GalleryError:
+            self._redo.undo(deletions)
+            raise
+
+    def _append(self, changes: Sequence[Change]) -> None:
+        if self._redo.size > _LARGEST_REDO:
+            self.flush()
+        try:
+            if self._tally.exists():  # the number at the last close tells nothing from now on
+                self._tally.unlink()
+                sync_directory(self._tally.parent)
+            self._redo.append(changes)
+        except OSError as error:
+            raise GalleryError(f"{self._directory} can't be written: {error}") from error
+
+    def _put(self, item: Item) -> None:
+        point = edge.Point(str(item.point), {VECTORS: item.rows.tolist()}, payload_of(item))
+        with engine_errors(f"{self._directory} can't be written"):
             self._unflushed = True
-        self.confirm()
+            self._shard.update(edge.UpdateOperation.upsert_points([point]))
 
-    def confirm(self) -> None:
-        """Flush what was written, where every write must survive a loss of power.
+    def _remove(self, points: Sequence[UUID]) -> None:
+        operation = edge.UpdateOperation.delete_points([str(point) for point in points])
+        with engine_errors(f"{self._directory} can't be written"):
+            self._unflushed = True
+            self._shard.update(operation)
 
-        Raises:
-            GalleryError: it can't be written.
-        """
-        if self._flush:
-            with self._writing, engine_errors(f"{self._directory} can't be flushed"):
-                self.flush()
+    def _do_again(self, changes: Sequence[Change]) -> None:
+        """Do what the shard has not done, or not whole."""
+        for change in changes:
+            try:
+                there = self.get([change.point]).get(change.point)
+                if there and there.version >= change.version:
+                    continue
+            except GalleryError:
+                _log.warning("%s: an item is damaged, and written again", self._directory)
+            if isinstance(change, Item):
+                self._put(change)
+            else:
+                self._remove([change.point])
+        if changes:
+            self._flush()
+        self._redo.clear()
 
     def flush_if_due(self) -> None:
         """Flush what has waited long enough, so that a restart has little to read again.
@@ -190,12 +229,21 @@ class GalleryStore:
             GalleryError: it can't be written.
         """
         if self._unflushed and time.monotonic() - self._flushed > _FLUSH_INTERVAL:
-            with self._writing, engine_errors(f"{self._directory} can't be flushed"):
-                self.flush()
+            self.flush()
 
     def flush(self) -> None:
-        """Bring everything to the disk."""
+        """Bring everything to the disk, and forget the log.
+
+        Raises:
+            GalleryError: it can't be written.
+        """
+        with self._writing, engine_errors(f"{self._directory} can't be flushed"):
+            self._flush()
+
+    def _flush(self) -> None:
         self._shard.flush()
+        sync_names(self._directory)  # which the engine does not for all it makes
+        self._redo.clear()
         self._unflushed, self._flushed = False, time.monotonic()
 
     def count(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teran.contract import DEFAULT_GALLERY
+from teran.contract import DEFAULT_GALLERY, unpack_texts
 from teran.errors import TeranError, TeranInputError
 from teran.gallery.item import Record
 from teran.gallery.search.kernels.base import Floats
@@ -23,8 +23,8 @@ class Request:
 
     parameters: Mapping[str, Any]
     inputs: Arrays
-    """`embeddings` (B, R, E), `boxes` (B, R, 4), `tokens` (B, R), `record` (B, 1), `accepted_at`
-    (B, 1): those given."""
+    """`embeddings` (B, R, E), `boxes` (B, R, 4), `tokens` (B, R, T) and `record` (B, L) in packed
+    texts, `accepted_at` (B, 1): those given."""
     respond: Respond
 
     def get(self, name: str, kind: type, default: Any) -> Any:
@@ -65,7 +65,7 @@ class Request:
         """
         if "record" not in self.inputs:
             raise TeranInputError("the request has no record")
-        return list(self.inputs["record"].ravel())
+        return unpack_texts(self.inputs["record"])
 
 
 def read_id(data: bytes) -> str:
@@ -78,13 +78,13 @@ def read_id(data: bytes) -> str:
 
 
 def read_tokens(tokens: npt.NDArray[Any]) -> tuple[str, ...]:
-    """Word pieces as text.
+    """Word pieces (R, T) as text.
 
     Raises:
         TeranInputError: one is not UTF-8.
     """
     try:
-        return tuple(token.decode() for token in tokens)
+        return tuple(token.decode() for token in unpack_texts(tokens))
     except UnicodeDecodeError as error:
         raise TeranInputError(f"tokens are not UTF-8: {error}") from error
 

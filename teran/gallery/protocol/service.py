@@ -70,6 +70,10 @@ class GalleryService:
 
     def handle(self, requests: Sequence[Request]) -> None:
         """Answer all, some of them later."""
+        with self._galleries.courtesy:
+            self._handle(requests)
+
+    def _handle(self, requests: Sequence[Request]) -> None:
         searches: dict[str, list[tuple[Request, Gallery, list[Search]]]] = {}
         for request in requests:
             try:

@@ -21,7 +21,7 @@ from tools.generate_commands import TARGET, generate
 ROOT = Path(__file__).parents[3]
 CHANGED: dict[str, Any] = {
     "host": "0.0.0.0", "metrics_port": 1, "health_port": 2, "grpc_port": 3, "http_port": 4,
-    "gallery": Path("/g"), "gallery_flush": True, "gallery_url": "http://q:6333",
+    "gallery": Path("/g"), "gallery_url": "http://q:6333",
     "gallery_api_key_file": Path("q.key"), "gallery_device": "cuda:1", "gallery_precision": "fp8",
     "tls_certificate": Path("c.pem"), "tls_key": Path("k.pem"), "tls_name": "n",
     "admin_key_file": Path("a.key"), "write_key_file": Path("w.key"), "insecure": True,

@@ -50,6 +50,7 @@ ANYTHING = "Stub process 'gallery_0_0' is not healthy. teran:busy: protocol is r
          TeranUnavailableError, Outcome.REFUSED),
         (Code.NOT_FOUND, "Request for unknown model: 'galery' is not found",
          TeranServerError, Outcome.FINAL),
+        (Code.CANCELLED, "CANCELLED", TeranUnavailableError, Outcome.LOST),
         (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", TeranTimeoutError, Outcome.FINAL),
     ],
 )  # fmt: skip

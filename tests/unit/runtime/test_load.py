@@ -65,6 +65,15 @@ def test_a_deadline_is_known_to_all(path: Path) -> None:
     assert not second.is_over("0" * 16)
 
 
+def test_many_deadlines_are_remembered_together(path: Path) -> None:
+    file = LoadFile(path)
+    late = [f"{i:016x}" for i in range(500)]
+    for name in late:
+        file.set_deadline(name, 0)
+    time.sleep(0.01)
+    assert all(map(file.is_over, late))
+
+
 @pytest.mark.parametrize("name", ["", "1", "0123456789ABCDEF", "0123456789abcdef0"])
 def test_a_deadline_harms_nobody_who_has_the_same_id_or_none(path: Path, name: str) -> None:
     file = LoadFile(path)

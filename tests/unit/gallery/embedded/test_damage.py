@@ -322,7 +322,7 @@ def test_a_full_disk_costs_only_the_copys_files(
         compact._journal.close()
         compact._journal = Path("/dev/full").open("a", encoding="ascii")  # noqa: SIM115
     else:
-        monkeypatch.setattr(os, "pwrite", full)
+        monkeypatch.setattr("teran.gallery.embedded.compact_files.write_all", full)
     fill(galleries, [item("b", 2)])  # of another length, so in a chunk of its own
     fill(galleries, [item("c", 3)])
     assert {name for name, _ in found(galleries, QUERY)} == {"a", "b", "c"}

@@ -1,0 +1,156 @@
+"""How long searches take while another client indexes as fast as it can.
+
+Searches come at random moments, so many a second, whether answers come or not; for a while nobody
+else is there, then another process indexes images, or captions, and so on in turns.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from teran_client import Entry, TeranClient
+
+from benchmarks import machine
+from benchmarks.overload import Caller, Tally, read_captions, served
+from benchmarks.soak import picture
+
+_PHOTOS = 256
+"""Different images, which are indexed over and over."""
+_START = 5.0
+"""Seconds until the other client is under way."""
+_KINDS = ("images", "captions")
+_GALLERY = "other"
+"""What is indexed goes there, so that what is searched stays the same."""
+console = Console()
+
+
+def index(
+    url: str, kind: str, captions: list[str], over: Event, rate: "multiprocessing.Queue[float]"
+) -> None:
+    """Index until it is over, and say how many items a second were."""
+    generator = np.random.default_rng(1)
+
+    contents = [picture(generator, 2048) for _ in range(_PHOTOS)] if kind == "images" else captions
+
+    def entries() -> Iterator[Entry]:
+        number = 0
+        while not over.is_set():
+            yield Entry(contents[number % len(contents)], id=f"{kind}-{number % 1000}")
+            number += 1
+
+    with TeranClient(url, timeout=60) as client:
+        count, started = 0, time.perf_counter()
+        for _ in client.index(entries(), gallery=f"{_GALLERY}-{kind}"):
+            count += 1
+        rate.put(count / (time.perf_counter() - started))
+
+
+@contextmanager
+def indexing(url: str, kind: str, captions: list[str], rates: list[float]) -> Iterator[None]:
+    """Index in another process meanwhile, and add its rate to `rates`."""
+    context = multiprocessing.get_context("spawn")
+    over, rate = context.Event(), context.Queue()
+    process = context.Process(target=index, args=(url, kind, captions, over, rate))
+    process.start()
+    time.sleep(_START)
+    try:
+        yield
+    finally:
+        over.set()
+        rates.append(rate.get(timeout=60))
+        process.join()
+
+
+def measure(
+    url: str, captions: list[str], kinds: list[str], rate: float, seconds: float, rounds: int
+) -> dict[str, Any]:
+    """Search alone and beside each kind of indexing, in turns."""
+    tallies = {name: Tally(rounds * seconds, rate) for name in ("alone", *kinds)}
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+
+    def search(name: str) -> None:
+        tally, one = tallies[name], asyncio.run(at_rate())
+        tally.times += one.times
+        tally.refusals += one.refusals
+        tally.errors += one.errors
+
+    async def at_rate() -> Tally:
+        caller = Caller(url, "searches", captions)
+        await caller.alone()
+        tally = await caller.at_rate(rate, seconds)
+        await caller.close()
+        return tally
+
+    for _ in range(rounds):
+        search("alone")
+        for kind in kinds:
+            with indexing(url, kind, captions, rates[kind]):
+                search(kind)
+            console.print(kind, tallies[kind].summary(), rates[kind])
+    usual = tallies["alone"].summary()
+    results: dict[str, Any] = {"alone": usual}
+    for kind in kinds:
+        unaccompanied: list[float] = []
+        with indexing(url, kind, captions, unaccompanied):
+            time.sleep(seconds)
+        beside = tallies[kind].summary()
+        results[f"beside indexing {kind}"] = {
+            **beside,
+            "times_of_p50": round(beside["p50_ms"] / usual["p50_ms"], 2),
+            "times_of_p99": round(beside["p99_ms"] / usual["p99_ms"], 2),
+            "indexed_a_second": round(float(np.median(rates[kind])), 1),
+            "indexed_a_second_without_searches": round(unaccompanied[0], 1),
+        }
+    return results
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repository", type=Path, required=True, help="from `teran export`")
+    parser.add_argument("--captions", type=Path, help="COCO's annotations of captions")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=list(_KINDS))
+    parser.add_argument("--items", type=int, default=1000, help="images in the gallery")
+    parser.add_argument("--rate", type=float, default=20, help="searches a second")
+    parser.add_argument("--seconds", type=float, default=30, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+
+    captions = read_captions(options.captions)
+    with served(options.repository, options.items) as server:
+        results = measure(
+            server.url, captions, options.kinds, options.rate, options.seconds, options.rounds
+        )
+    result = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": machine.command(),
+        "machine": machine.describe(),
+        "model": json.loads((options.repository / "manifest.json").read_text())["request"][
+            "engine"
+        ],
+        "results": results,
+    }
+    path = options.out / "beside_indexing.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    table = Table("searches", "p50 ms", "p99 ms", "times of p99", "refused", "indexed a second")
+    for name, one in results.items():
+        cells = [one["p50_ms"], one["p99_ms"], one.get("times_of_p99", ""), one["refused"]]
+        table.add_row(name, *map(str, [*cells, one.get("indexed_a_second", "")]))
+    console.print(table)
+    console.print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
