@@ -22,12 +22,27 @@ _QUEUE = 4
 """Requests in one execution, which tell that they had to wait for it."""
 
 
+def warm_ups(config: Mapping[str, Any]) -> int:
+    """Requests that a model is given to warm up, by its config.
+
+    They come first, and none may be refused: the model would not start, and stay away for as long
+    as others are asked for too much.
+    """
+    samples = config.get("model_warmup", ())
+    return sum(max(1, one.get("count", 1)) * max(1, one["batch_size"]) for one in samples)
+
+
 class Door:
     """Admits requests to the models they need, before anything is done for them."""
 
-    def __init__(self, model: str) -> None:
-        """Admit for a model that requests come to first."""
-        self._load = LoadFile(counting=model)
+    def __init__(self, model: str, spared: int = 0) -> None:
+        """Admit for a model that requests come to first.
+
+        Args:
+            model: which.
+            spared: requests that are let in in any case, at first.
+        """
+        self._load, self._spared = LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
 
     def admit(
@@ -51,6 +66,9 @@ class Door:
         Raises:
             TeranOverloadedError: it would wait too long, or longer than its client does.
         """
+        if self._spared:
+            self._spared -= 1  # nor counted: nothing comes of it behind this model
+            return
         patience = request.timeout() / 1e6
         if self._longest:
             bulk = items > _LARGEST or parameters.get(BULK_PARAMETER) is True
@@ -73,13 +91,21 @@ class Door:
 class Desk:
     """Sorts out what a model need not do any more, of the requests that have reached it."""
 
-    def __init__(self, model: str) -> None:
-        """Sort for a model."""
-        self._model, self._load = model, LoadFile(counting=model)
+    def __init__(self, model: str, spared: int = 0) -> None:
+        """Sort for a model.
+
+        Args:
+            model: which.
+            spared: requests that are done in any case, at first.
+        """
+        self._model, self._load, self._spared = model, LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
 
     def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
         """Why each request is not done, or None for those that are."""
+        if self._spared > 0:
+            self._spared -= len(requests)
+            return [None] * len(requests)
         excess = self._load.take_excess(self._model, len(requests))
         had_to_wait = len(requests) >= _QUEUE
         return [

@@ -23,7 +23,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranError, TeranInputError
-from teran.runtime.admission import Desk
+from teran.runtime.admission import Desk, warm_ups
 from teran.runtime.environment import THREADS_VARIABLE
 from teran.runtime.metrics import IMAGE_REGIONS, Recorder
 from teran.runtime.request_log import RequestLog
@@ -71,7 +71,7 @@ class EngineBackend(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
         self._recorder, self._log = Recorder(config["name"]), RequestLog(config["name"])
-        self._desk = Desk(config["name"])
+        self._desk = Desk(config["name"], warm_ups(config))
         parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
         self.input_names = [tensor["name"] for tensor in config["input"]]
         self.output_names = [tensor["name"] for tensor in config["output"]]

@@ -200,6 +200,8 @@ class LoadMonitor:
             try:
                 counts = read_counts(fetch(self._url, timeout=_REST))
             except OSError:  # no server, or no metrics: the models reckon on by themselves
+                for name, load in last.items():
+                    self._file.write(name, replace(load, excess=0.0, number=0.0))
                 continue
             for name, model in self._models.items():
                 forerunners = _FORERUNNERS.get(name, ())

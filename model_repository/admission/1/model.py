@@ -1,12 +1,13 @@
 """The `admission` model: lets images in, or refuses them while too much is waiting."""
 
+import json
 from time import perf_counter
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranError
-from teran.runtime.admission import Door
+from teran.runtime.admission import Door, warm_ups
 from teran.runtime.metrics import Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
@@ -19,8 +20,8 @@ _NEEDED, _LATER = ("visual_encoder",), ("gallery",)
 class TritonPythonModel:
     """Admits every request by itself."""
 
-    def initialize(self, args: dict[str, str]) -> None:  # noqa: ARG002
-        self._door = Door("admission")
+    def initialize(self, args: dict[str, str]) -> None:
+        self._door = Door("admission", warm_ups(json.loads(args["model_config"])))
         self._recorder, self._log = Recorder("admission"), RequestLog("admission")
 
     def execute(self, requests: list[Any]) -> list[Any]:

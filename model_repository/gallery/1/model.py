@@ -16,7 +16,7 @@ from teran.gallery.catalog import Model
 from teran.gallery.opening import open_catalog
 from teran.gallery.protocol.request import Arrays, Request
 from teran.gallery.protocol.service import WRITES, GalleryService
-from teran.runtime.admission import Desk
+from teran.runtime.admission import Desk, warm_ups
 from teran.runtime.metrics import SEARCH_SECONDS, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
@@ -41,12 +41,12 @@ class TritonPythonModel:
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        parameters = json.loads(args["model_config"])["parameters"]
-        values = {name: entry["string_value"] for name, entry in parameters.items()}
+        config = json.loads(args["model_config"])
+        values = {name: entry["string_value"] for name, entry in config["parameters"].items()}
         model = Model(values["fingerprint"], int(values["embed_dim"]), values["pooling"])
         settings = from_environment(GallerySettings)
         self._galleries = open_catalog(model, settings)
-        self._desk, self._tickets = Desk("gallery"), TicketOffice()
+        self._desk, self._tickets = Desk("gallery", warm_ups(config)), TicketOffice()
         sys.setswitchinterval(_SWITCH)
         self._recorder, self._log = Recorder("gallery"), RequestLog("gallery")
         self._service = GalleryService(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from teran.commandline import from_environment
 from teran.contract import pack_texts
 from teran.errors import TeranError, TeranInputError
-from teran.runtime.admission import Door
+from teran.runtime.admission import Door, warm_ups
 from teran.runtime.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
@@ -26,12 +26,12 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
-        parameters = json.loads(args["model_config"])["parameters"]
-        limit = int(parameters["max_word_pieces"]["string_value"])
+        config = json.loads(args["model_config"])
+        limit = int(config["parameters"]["max_word_pieces"]["string_value"])
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer = CaptionTokenizer(tokenizer, limit)
         self._most_bytes = from_environment(RequestLimits).max_caption_bytes
-        self._door = Door("tokenizer")
+        self._door = Door("tokenizer", warm_ups(config))
         self._recorder, self._log = Recorder("tokenizer"), RequestLog("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:

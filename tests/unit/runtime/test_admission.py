@@ -8,7 +8,7 @@ import pytest
 
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranOverloadedError, TeranTimeoutError
-from teran.runtime.admission import Desk, Door
+from teran.runtime.admission import Desk, Door, warm_ups
 from teran.runtime.environment import LOAD_FILE_VARIABLE
 from teran.runtime.load import Load, LoadFile
 
@@ -102,3 +102,17 @@ def test_the_oldest_go_where_too_many_came_past_the_door(file: LoadFile) -> None
     file.write("gallery", Load(excess=2, number=1))
     verdicts = Desk("gallery").sort([Request() for _ in range(5)])
     assert [type(one) for one in verdicts] == [TeranOverloadedError] * 2 + [type(None)] * 3
+
+
+def test_warming_up_is_never_refused(file: LoadFile) -> None:
+    """A model that takes the place of one that died under a flood would not start otherwise."""
+    config = {"model_warmup": [{"batch_size": 2}, {"batch_size": 0, "count": 3}]}
+    door, desk = Door("tokenizer", warm_ups(config)), Desk("gallery", warm_ups(config))
+    waiting(file, "gallery", 60)
+    file.write("gallery", Load(time.monotonic(), excess=100, number=1))
+    verdicts = [error for size in (2, 1, 1, 1) for error in desk.sort([Request()] * size)]
+    assert verdicts == [None] * 5
+    assert isinstance(desk.sort([Request()])[0], TeranOverloadedError)
+    waiting(file, "gallery", 60)
+    assert [admitted(door, Request()) for _ in range(6)] == [True] * 5 + [False]
+    assert admitted(Door("tokenizer", warm_ups({})), Request()) is False
