@@ -41,7 +41,7 @@ def test_what_should_be_done_by_now_is_not_waited_for(path: Path) -> None:
 def test_a_few_items_may_always_be_ahead(path: Path) -> None:
     """Or a speed that was once misjudged could never be seen to be better."""
     file = LoadFile(path)
-    file.write("gallery", Load(time.monotonic(), items=16, seconds=1000))
+    file.write("gallery", Load(time.monotonic(), items=8, seconds=1000))
     assert file.wait("gallery") == 0
 
 
