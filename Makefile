@@ -13,7 +13,7 @@ help: ## List the targets
 
 setup: $(READY) ## Install everything, pinned, into .venv
 
-$(READY): pyproject.toml constraints.txt hatch_build.py teran/gallery/search/kernels/scan.c
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard teran/*/*.c teran/*/*/*/*.c)
 	@echo "== installing into $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -106,6 +106,13 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
     if "--model-repository" in ran.stdout + ran.stderr:
         yield good("triton", f"{'.'.join(map(str, server.version)) or '?'}, {server.binary}")
         yield from _vulnerabilities(server.version)
+        if not installation.PATIENCE.is_file():
+            yield warning(
+                "patience",
+                "built without it: where a model's process stands still for a second, as when the "
+                "virtual machine pauses, Triton answers wrongly or ends",
+                "install a C compiler, then teran-serving again",
+            )
     else:
         reason = (ran.stderr or ran.stdout).strip().split("\n")[-1]
         yield error(

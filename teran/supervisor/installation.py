@@ -24,6 +24,8 @@ _WHEELS = {"0.7.0": (2, 51, 0)}
 """Triton's version in releases of nvidia-pytriton."""
 _NUMBERS = re.compile(r"\d+")
 _STUB = "triton_python_backend_stub"
+PATIENCE = Path(__file__).with_name("libpatience.so")
+"""Compiled from patience.c, where the build found a compiler."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class TritonInstallation:
         """
         environment = dict(os.environ)
         paths = [str(path) for path in self.libraries]
+        if PATIENCE.is_file():
+            paths.append(str(PATIENCE.parent))
+            # By its name alone: a path with a space in it can't be preloaded.
+            preloaded = f"{PATIENCE.name} {environment.get('LD_PRELOAD', '')}"
+            environment["LD_PRELOAD"] = preloaded.strip()
         if library := _python_library():
             paths.append(str(library))
         known = environment.get("LD_LIBRARY_PATH")

@@ -80,7 +80,6 @@ class TritonProcess:
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
-        self._seen: set[psutil.Process] = set()
         self._runtime = tempfile.TemporaryDirectory(prefix=RUNTIME_NAME.format(pid=os.getpid()))
         backends = Path(self._runtime.name)
         installation.lay_out_backends(backends)
@@ -202,7 +201,6 @@ class TritonProcess:
             for child in psutil.Process(self._process.pid).children(recursive=True):
                 if _is_alive(child, _STUB_NAME) and (name := _model_of(child)):
                     models[child] = name
-        self._seen |= models.keys()
         return models
 
     def kill_model(self, name: str) -> None:
@@ -238,9 +236,11 @@ class TritonProcess:
     def wait(self) -> int:
         """Wait for the end of the server, and remove what it left behind."""
         status = self._process.wait()
-        for process in self._seen:
+        orphans = [one for one in psutil.process_iter() if _session_of(one) == self._process.pid]
+        for process in orphans:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(orphans, timeout=_CASUALTY_PATIENCE)  # the next server needs their files
         self._reader.join(timeout=5)
         self._runtime.cleanup()
         for path in SHM.glob(f"{SHM_NAME.format(pid=os.getpid())}*"):
@@ -279,6 +279,13 @@ def _model_of(process: psutil.Process) -> str | None:
         for argument in process.cmdline():
             if match := _INSTANCE.fullmatch(argument):
                 return match[1]
+    return None
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    """The process that began a process's session, which those share that it has started."""
+    with suppress(OSError):
+        return os.getsid(process.pid)
     return None
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,12 @@ def children(server: BackgroundServer) -> list[psutil.Process]:
 
 def model_process(server: BackgroundServer, model: str) -> psutil.Process:
     return next(p for p in children(server) if any(f"{model}_0_0" in part for part in p.cmdline()))
+
+
+def has_process(server: BackgroundServer, model: str) -> bool:
+    with suppress(StopIteration, psutil.NoSuchProcess):
+        return model_process(server, model).is_running()
+    return False
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
@@ -68,6 +75,19 @@ def test_hung_model_process_is_replaced(repository: Path, tmp_path: Path) -> Non
             assert wait_for(server.is_ready)
             assert client.encode_captions("a dog").tokens[1] == "a"
     assert not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_model_process_does_not_outlive_its_server(repository: Path, tmp_path: Path) -> None:
+    """Not even one that the supervisor has not seen yet: it may hold what the next one needs."""
+    with background_server(repository, log=tmp_path / "log") as server:
+        first = model_process(server, "gallery")
+        first.kill()
+        assert wait_for(lambda: has_process(server, "gallery"), 10)
+        new = model_process(server, "gallery")
+        new.suspend()
+        next(one for one in children(server) if one.name() == "tritonserver").kill()
+        assert wait_for(lambda: not new.is_running())
+        assert wait_for(server.is_ready)
 
 
 def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path) -> None:
