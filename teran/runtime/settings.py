@@ -56,7 +56,7 @@ class Admission:
     """How much work may wait."""
 
     _: KW_ONLY
-    max_wait: Annotated[float, Parameter(validator=Number(gte=0))] = 0.1
+    max_wait: Annotated[float, Parameter(validator=Number(gte=0))] = 0.07
     """Seconds a request may have to wait, by estimate; more are refused at once. 0: no limit."""
 
 
