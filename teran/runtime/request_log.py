@@ -56,14 +56,24 @@ class RequestLog:
         level = _level(error)
         if self._log.isEnabledFor(level):
             fields = {"request_id": id_of(request), "milliseconds": round(1e3 * seconds, 3)}
-            defect = error and (error.__cause__ or error)
-            is_expected = level < logging.ERROR or isinstance(defect, TeranError | OSError)
             self._log.log(
                 level,
                 "answered" if error is None else str(error) or type(error).__name__,
-                exc_info=None if is_expected else defect,
+                exc_info=_defect(error),
                 extra=fields | details,
             )
+
+    def defect(self, request_id: str, error: BaseException) -> None:
+        """Tell of an error that another model answers with, if it is of our own making."""
+        if defect := _defect(error):
+            self._log.error(str(error), exc_info=defect, extra={"request_id": request_id})
+
+
+def _defect(error: BaseException | None) -> BaseException | None:
+    """What an error comes of, where that is none of those we expect."""
+    defect = error and (error.__cause__ or error)
+    is_expected = _level(error) < logging.ERROR or isinstance(defect, TeranError | OSError)
+    return None if is_expected else defect
 
 
 def _level(error: BaseException | None) -> int:

@@ -18,7 +18,7 @@ from teran.gallery.protocol.request import Arrays, Request
 from teran.gallery.protocol.service import WRITES, GalleryService
 from teran.runtime.admission import Desk, warm_ups
 from teran.runtime.metrics import SEARCH_SECONDS, Recorder
-from teran.runtime.request import parameters_of
+from teran.runtime.request import id_of, parameters_of
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
 from teran.runtime.settings import GallerySettings
@@ -64,7 +64,9 @@ class TritonPythonModel:
         read = [_read(one, answer) for one, answer in zip(requests, answers, strict=True)]
         self._service.handle([one for one in read if one])
         results = [
-            self._ticket(asked, answer) if _wants_ticket(request) else answer.result()
+            self._ticket(id_of(request), asked, answer)
+            if _wants_ticket(request)
+            else answer.result()
             for request, asked, answer in zip(requests, read, answers, strict=True)
         ]
         items = sum(len(next(iter(one.values()))) for one in results if isinstance(one, dict))
@@ -86,7 +88,7 @@ class TritonPythonModel:
         return [_response(one) for one in results]
 
     def _ticket(
-        self, asked: Request | None, answer: "Future[Arrays | TeranError]"
+        self, request_id: str, asked: Request | None, answer: "Future[Arrays | TeranError]"
     ) -> Arrays | TeranError:
         """A ticket for a write, for each item of its request; an error that is known already."""
         if answer.done() and isinstance(error := answer.result(), TeranError):
@@ -94,7 +96,14 @@ class TritonPythonModel:
         if asked is None or asked.named_operation not in WRITES:
             return TeranInputError("only what changes galleries has a ticket; ask for the report")
         reports: Future[Reports | TeranError] = Future()
-        answer.add_done_callback(lambda done: reports.set_result(_reports(done.result())))
+
+        def finish(done: "Future[Arrays | TeranError]") -> None:
+            result = done.result()
+            reports.set_result(_reports(result))
+            if isinstance(result, TeranError):
+                self._log.defect(request_id, result)  # its cause stays here
+
+        answer.add_done_callback(finish)
         try:
             number = self._tickets.ticket(reports)
         except TeranError as error:
