@@ -1,6 +1,6 @@
 """The asynchronous client. The synchronous one is a thin shell around it."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
@@ -317,6 +317,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         send: SendBulk[Item, Result],
         largest_batch: int,
         length: Callable[[Item], int],
+        key: Callable[[Item], Hashable] | None = None,
     ) -> list[Result] | AsyncIterator[Result]:
         """Run `send` over all items: a list for a list, an iterator for anything else."""
         size = min(self._batch_size or largest_batch, largest_batch)
@@ -337,6 +338,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             batch_size=size,
             in_flight=self._in_flight,
             length=length,
+            key=key,
         )
         if self._progress:
             results = _with_progress(

@@ -181,10 +181,10 @@ class Channel:
                 pause = max(failure.error.retry_after, again) * (0.75 + random.random() / 2)
             if (
                 failure.outcome not in repeatable
-                or (overloaded and not patient and not self._spend())
                 or crashes == _MOST_CRASHES
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
+                or (overloaded and not patient and not self._spend())  # last: it counts
             ):
                 _log_call(logging.INFO, f"failed: {failure.error}", call, started)
                 raise _final(failure, crashes, repeatable)

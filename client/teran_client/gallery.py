@@ -87,7 +87,7 @@ class AsyncGalleryVerbs:
         sender: SendBulk[tuple[Entry, bytes], str] = send
         return cast(
             "list[str] | AsyncIterator[str]",
-            await self._map("item", items, check, sender, largest, _entry_length),
+            await self._map("item", items, check, sender, largest, _entry_length, _entry_id),
         )
 
     @overload
@@ -290,6 +290,10 @@ def _inputs(
 
 def _entry_length(checked: tuple[Entry, bytes]) -> int:
     return len(checked[0].content)
+
+
+def _entry_id(checked: tuple[Entry, bytes]) -> str:
+    return checked[0].id
 
 
 def _search_parameters(

@@ -2,7 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +46,22 @@ async def _next_items(items: Items[Item], count: int) -> list[Item]:
     return await asyncio.to_thread(lambda: list(islice(items, count)))
 
 
+def _runs(items: list[Item], key: Callable[[Item], Hashable] | None) -> Iterator[list[Item]]:
+    """Divide items, in their order, before each whose key is in the present part already."""
+    if key is None:
+        yield items
+        return
+    run: list[Item] = []
+    keys: set[Hashable] = set()
+    for item in items:
+        if key(item) in keys:
+            yield run
+            run, keys = [], set()
+        run.append(item)
+        keys.add(key(item))
+    yield run
+
+
 async def pipeline(
     items: Items[Item],
     send: Send[Item, Result],
@@ -45,6 +69,7 @@ async def pipeline(
     batch_size: int,
     in_flight: int,
     length: Callable[[Item], int],
+    key: Callable[[Item], Hashable] | None = None,
 ) -> AsyncIterator[Result]:
     """Send all items in batches and yield a result for each, in order.
 
@@ -57,25 +82,35 @@ async def pipeline(
         batch_size: the largest batch.
         in_flight: how many batches may be under way.
         length: an item's length.
+        key: of items with the same one, the next is sent when the one before is done.
     """
     source = items if isinstance(items, AsyncIterator) else iter(items)
     limit = asyncio.Semaphore(in_flight)
     window = batch_size * in_flight
     waiting: deque[tuple[asyncio.Task[Sequence[Result]], int]] = deque()
+    last: dict[Hashable, asyncio.Task[Sequence[Result]]] = {}
     exhausted = False
 
-    async def limited(batch: Sequence[Item]) -> Sequence[Result]:
+    async def limited(
+        batch: Sequence[Item], before: set[asyncio.Task[Sequence[Result]]]
+    ) -> Sequence[Result]:
+        if before:
+            await asyncio.wait(before)
         async with limit:
             return await send(batch)
 
-    def send_all(chunk: list[Item]) -> None:
-        order = sorted(range(len(chunk)), key=lambda i: length(chunk[i]))
+    def send_all(run: list[Item]) -> None:
+        order = sorted(range(len(run)), key=lambda i: length(run[i]))
         places: dict[int, tuple[asyncio.Task[Sequence[Result]], int]] = {}
         for start in range(0, len(order), batch_size):
             members = order[start : start + batch_size]
-            task = asyncio.create_task(limited([chunk[i] for i in members]))
+            batch = [run[i] for i in members]
+            keys = set(map(key, batch)) if key else set()
+            before = {last[one] for one in keys & last.keys() if not last[one].done()}
+            task = asyncio.create_task(limited(batch, before))
+            last.update(dict.fromkeys(keys, task))
             places.update({i: (task, position) for position, i in enumerate(members)})
-        waiting.extend(places[i] for i in range(len(chunk)))
+        waiting.extend(places[i] for i in range(len(run)))
 
     reading: asyncio.Task[list[Item]] | None = None
     try:
@@ -86,7 +121,10 @@ async def pipeline(
             if reading and (not waiting or (reading.done() and not reading.exception())):
                 chunk = await reading
                 reading, exhausted = None, len(chunk) < window
-                send_all(chunk)
+                for done in [one for one, task in last.items() if task.done()]:
+                    del last[done]
+                for run in _runs(chunk, key):
+                    send_all(run)
             elif waiting:
                 task, position = waiting.popleft()
                 yield (await task)[position]

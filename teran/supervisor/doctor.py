@@ -106,10 +106,10 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
     if "--model-repository" in ran.stdout + ran.stderr:
         yield good("triton", f"{'.'.join(map(str, server.version)) or '?'}, {server.binary}")
         yield from _vulnerabilities(server.version)
-        if not installation.PATIENCE.is_file():
+        if not installation.has_patience():
             yield warning(
                 "patience",
-                "built without it: where a model's process stands still for a second, as when the "
+                "built without it, or for a newer system: where a model's process stands still for a second, as when the "
                 "virtual machine pauses, Triton answers wrongly or ends",
                 "install a C compiler, then teran-serving again",
             )

@@ -56,7 +56,7 @@ class TritonInstallation:
         """
         environment = dict(os.environ)
         paths = [str(path) for path in self.libraries]
-        if PATIENCE.is_file():
+        if has_patience():
             paths.append(str(PATIENCE.parent))
             # By its name alone: a path with a space in it can't be preloaded.
             preloaded = f"{PATIENCE.name} {environment.get('LD_PRELOAD', '')}"
@@ -115,6 +115,14 @@ def find() -> TritonInstallation:
         raise ServingError(f"the nvidia-pytriton wheel has no backend stub for Python {python}")
     libraries = (package.parent / "nvidia_pytriton.libs",)
     return TritonInstallation(root / "bin" / "tritonserver", root / "backends", libraries, stub)
+
+
+def has_patience() -> bool:
+    """Whether the library that has Triton wait is there, and of use here: it may need a newer libc."""
+    with suppress(OSError):
+        ctypes.CDLL(str(PATIENCE))
+        return True
+    return False
 
 
 def _python_library() -> Path | None:

@@ -3,28 +3,22 @@
  * Its Python backend gives an execution up when the process has not stirred for a second, as after a
  * pause of the virtual machine, a step of the clock, or on a host that swaps. But the process goes
  * on, and what it answers then is taken for the answer to the next execution, out of memory that has
- * been given back: callers get empty answers, or those of others, and the server crashes. So the
- * waits of that library which last a second begin again while no process has died.
+ * been given back: callers get empty answers, or those of others, and the server crashes. So where
+ * that library's wait for a second ends, it begins again if the process is there.
  */
 #define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
-
-/* Longer waits are for a process that starts, and end as they are meant to. */
-static const time_t LONGEST = 2;
-
-static bool is_short(const struct timespec *deadline)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return deadline->tv_sec - now.tv_sec <= LONGEST;
-}
+#include <unistd.h>
 
 static bool is_backend(void *caller)
 {
@@ -32,16 +26,56 @@ static bool is_backend(void *caller)
     return dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "libtriton_python");
 }
 
-/* Triton collects a process that has died when it unloads the model: until then it shows here. */
-static bool has_dead_child(void)
+/* The name of the shared memory that an address is in: a model's process has one of its own. */
+static bool find_region(const void *address, char name[256])
 {
-    siginfo_t child = {0};
-    return waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) == 0 && child.si_pid;
+    char line[1024], path[512];
+    unsigned long start, end;
+    bool found = false;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps && !found && fgets(line, sizeof line, maps)) {
+        found = sscanf(line, "%lx-%lx %*s %*s %*s %*s %511s", &start, &end, path) == 3
+                && start <= (unsigned long)address && (unsigned long)address < end
+                && strncmp(path, "/dev/shm/", 9) == 0
+                && snprintf(name, 256, "%s", path + 9) < 256;
+    }
+    if (maps) {
+        fclose(maps);
+    }
+    return found;
 }
 
-static bool wait_again(void *caller, struct timespec *deadline)
+/* Whether a process has a word on its command line; of one that has died none is left. */
+static bool names(const char *pid, const char *word)
 {
-    if (!is_backend(caller) || has_dead_child()) {
+    char path[300], line[16384];
+    snprintf(path, sizeof path, "/proc/%s/cmdline", pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, line, sizeof line);
+    if (file >= 0) {
+        close(file);
+    }
+    return size > 0 && memmem(line, size, word, strlen(word) + 1);
+}
+
+static bool is_alive(const char *region)
+{
+    bool found = false;
+    struct dirent *entry;
+    DIR *processes = opendir("/proc");
+    while (processes && !found && (entry = readdir(processes))) {
+        found = isdigit((unsigned char)entry->d_name[0]) && names(entry->d_name, region);
+    }
+    if (processes) {
+        closedir(processes);
+    }
+    return found;
+}
+
+static bool wait_again(const void *address, void *caller, struct timespec *deadline)
+{
+    char region[256];
+    if (!is_backend(caller) || !find_region(address, region) || !is_alive(region)) {
         return false;
     }
     clock_gettime(CLOCK_REALTIME, deadline);
@@ -52,13 +86,12 @@ static bool wait_again(void *caller, struct timespec *deadline)
 int sem_timedwait(sem_t *semaphore, const struct timespec *deadline)
 {
     int (*wait)(sem_t *, const struct timespec *) = dlsym(RTLD_NEXT, "sem_timedwait");
-    bool again = is_short(deadline);
     struct timespec later;
     while (wait(semaphore, deadline)) {
         if (errno != ETIMEDOUT) {
             return -1;
         }
-        if (!again || !wait_again(__builtin_return_address(0), &later)) {
+        if (!wait_again(semaphore, __builtin_return_address(0), &later)) {
             errno = ETIMEDOUT;
             return -1;
         }
@@ -71,11 +104,10 @@ int pthread_mutex_timedlock(pthread_mutex_t *mutex, const struct timespec *deadl
 {
     int (*lock)(pthread_mutex_t *, const struct timespec *) =
         dlsym(RTLD_NEXT, "pthread_mutex_timedlock");
-    bool again = is_short(deadline);
     struct timespec later;
     int error;
-    while ((error = lock(mutex, deadline)) == ETIMEDOUT && again
-           && wait_again(__builtin_return_address(0), &later)) {
+    while ((error = lock(mutex, deadline)) == ETIMEDOUT
+           && wait_again(mutex, __builtin_return_address(0), &later)) {
         deadline = &later;
     }
     return error;

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -80,6 +81,7 @@ class TritonProcess:
         self.has_casualties = False
         """Whether a model process has died. Triton then can't stop by itself."""
         self.was_killed = False
+        self._region = SHM_NAME.format(pid=os.getpid())
         self._runtime = tempfile.TemporaryDirectory(prefix=RUNTIME_NAME.format(pid=os.getpid()))
         backends = Path(self._runtime.name)
         installation.lay_out_backends(backends)
@@ -118,7 +120,7 @@ class TritonProcess:
             # Clients look whether it is there while they wait for long requests.
             "--grpc-http2-min-recv-ping-interval-without-data=10000",
             f"--exit-timeout-secs={int(s.shutdown_timeout)}",
-            f"--backend-config=python,shm-region-prefix-name={SHM_NAME.format(pid=os.getpid())}",
+            f"--backend-config=python,shm-region-prefix-name={self._region}",
             *s.security_arguments(self._admin_key),
             *s.trace_arguments(),
             *s.arguments,
@@ -236,14 +238,16 @@ class TritonProcess:
     def wait(self) -> int:
         """Wait for the end of the server, and remove what it left behind."""
         status = self._process.wait()
-        orphans = [one for one in psutil.process_iter() if _session_of(one) == self._process.pid]
+        orphans = [one for one in psutil.process_iter() if _has_region(one, self._region)]
         for process in orphans:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(orphans, timeout=_CASUALTY_PATIENCE)  # the next server needs their files
+        end = time.monotonic() + _CASUALTY_PATIENCE  # the next server needs their files
+        while not all(map(has_died, orphans)) and time.monotonic() < end:
+            time.sleep(0.01)
         self._reader.join(timeout=5)
         self._runtime.cleanup()
-        for path in SHM.glob(f"{SHM_NAME.format(pid=os.getpid())}*"):
+        for path in SHM.glob(f"{self._region}*"):
             path.unlink(missing_ok=True)
         return status
 
@@ -282,11 +286,13 @@ def _model_of(process: psutil.Process) -> str | None:
     return None
 
 
-def _session_of(process: psutil.Process) -> int | None:
-    """The process that began a process's session, which those share that it has started."""
-    with suppress(OSError):
-        return os.getsid(process.pid)
-    return None
+def _has_region(process: psutil.Process, prefix: str) -> bool:
+    """Whether a process runs a model whose shared memory's name begins so."""
+    with suppress(psutil.NoSuchProcess):
+        return _is_alive(process, _STUB_NAME) and any(
+            argument.startswith(prefix) for argument in process.cmdline()
+        )
+    return False
 
 
 def has_died(process: psutil.Process) -> bool:

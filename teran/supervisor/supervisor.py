@@ -9,7 +9,6 @@ import dataclasses
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Set
@@ -70,7 +69,6 @@ class Supervisor:
         self._log = ServerLog(settings.log_format, verbose=settings.verbose)
         self._report = self._log.say
         self._state = HealthState()
-        self._stop = threading.Event()
         self._signals = 0
         self._kill: Callable[[], None] = lambda: None
         self._canary_timeout = 2 * settings.check_interval
@@ -120,11 +118,23 @@ class Supervisor:
             key_file.unlink(missing_ok=True)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
-        """Stop gracefully; a second signal stops at once."""
+        """Stop gracefully; a second signal stops at once.
+
+        It may come at any moment, in the middle of another too, so it takes no locks: an `Event`
+        that it set could wait for itself.
+        """
         self._signals += 1
-        self._stop.set()
         if self._signals > 1:
             self._kill()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._signals > 0
+
+    def _pause(self) -> bool:
+        """Sleep for a moment, and say whether to stop."""
+        time.sleep(_POLL)
+        return self._stopping
 
     def _serve(self) -> int:
         restarts: deque[float] = deque(maxlen=_RESTARTS)
@@ -145,25 +155,25 @@ class Supervisor:
                 channel, self._stub = connect(s.host, s.grpc_port, s.tls_certificate, s.tls_name)
                 with channel:
                     self._wait_until_ready()
-                    if not self._stop.is_set():
+                    if not self._stopping:
                         self._report(
                             f"ready: grpc {s.host}:{s.grpc_port}, "
                             + (f"http {s.http_host}:{s.http_port}, " if s.http else "")
                             + f"metrics {s.host}:{s.metrics_port}/metrics, "
                             f"health {s.host}:{s.health_port}/health/ready"
                         )
-                    served = not self._stop.is_set()
+                    served = not self._stopping
                     healthy = self._watch()
             except BaseException:
                 self._process.stop()
                 raise
             self._state.set_serving(False)
-            if self._stop.is_set():
+            if self._stopping:
                 if served:
                     self._drain()
                 self._report("stopping")
             status = self._process.stop()
-            if self._stop.is_set():
+            if self._stopping:
                 return 0 if self._process.was_killed else max(status, 0)
             if healthy:
                 return status
@@ -185,7 +195,7 @@ class Supervisor:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.settings.startup_timeout
-        while not self._stop.is_set():
+        while not self._stopping:
             if self._process.status is not None:
                 self._process.wait()
                 reasons = self._process.failures() or ["it gave no reason; try --verbose"]
@@ -203,13 +213,13 @@ class Supervisor:
                     f"the server was not ready after {self.settings.startup_timeout:.0f} s; "
                     "give it more with --startup-timeout"
                 )
-            self._stop.wait(_POLL)
+            self._pause()
 
     def _watch(self) -> bool:
         """Look after the models. False: they need a new server. True: it is over."""
         models, checked = self._process.model_processes(), time.monotonic()
         watched = set(models.values())  # none, where Triton's own backends run the models
-        while not self._stop.wait(_POLL):
+        while not self._pause():
             if self._process.status is not None:
                 said = "; ".join(self._process.last_words())
                 self._report(
@@ -261,7 +271,7 @@ class Supervisor:
     def _check_models(self, dead: Set[str]) -> bool:
         """Reload the dead models and those that fail their canary; False where it does not help."""
         for canary in self._canaries:
-            if self._stop.is_set() or self._process.status is not None:
+            if self._stopping or self._process.status is not None:
                 return True
             ready = Health.DEAD if canary.model in dead else self._answers(canary)
             self._state.set_model(canary.model, ready is Health.ALIVE)
@@ -272,7 +282,7 @@ class Supervisor:
             self._report(f"{canary.model} does not answer; loading it again", "WARNING")
             self._process.kill_model(canary.model)  # it may hang, and hold what the next one needs
             if not self._reload(canary.model):
-                return self._stop.is_set() or self._process.status is not None
+                return self._stopping or self._process.status is not None
             health = canary.run(self._stub, self._canary_timeout)
             if health is not Health.ALIVE:
                 self._report(f"{canary.model} is {health.value} after it was loaded again", "ERROR")
@@ -300,7 +310,7 @@ class Supervisor:
                 load, timeout=limit, metadata=[(ADMIN_KEY_HEADER, self._admin_key)]
             )
             while not loading.done():
-                if self._stop.wait(_POLL):
+                if self._pause():
                     loading.cancel()
                     return False
             loading.result()

@@ -5,6 +5,7 @@ TERAN_TEST_KILLS says how many random moments are tried, more for a longer run.
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -42,7 +43,7 @@ def run_until(
     lines = [process.stdout.readline()[:-1]]
     threading.Timer(seconds, process.kill).start()
     lines += [line[:-1] for line in process.stdout if line.endswith("\n")]
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended by itself"
     return lines
 
 

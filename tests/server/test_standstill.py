@@ -40,7 +40,8 @@ def unchanged(server: BackgroundServer, model: str) -> Iterator[None]:
     assert metric(server, "teran_model_reloads", model) == reloads
 
 
-def test_the_request_at_hand_is_answered(server: BackgroundServer) -> None:
+@pytest.mark.parametrize("other_dies", [False, True])
+def test_the_request_at_hand_is_answered(server: BackgroundServer, other_dies: bool) -> None:
     photo = images(1, longest=36)[0]
 
     async def run() -> None:
@@ -48,6 +49,8 @@ def test_the_request_at_hand_is_answered(server: BackgroundServer) -> None:
             expected = await client.search_like(photo.name)
             process = model_process(server, "gallery")
             process.suspend()
+            if other_dies:
+                model_process(server, "visual_encoder").kill()
             waiting = asyncio.create_task(client.search_like(photo.name))
             await asyncio.sleep(STILL)
             assert not waiting.done()

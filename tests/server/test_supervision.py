@@ -90,6 +90,15 @@ def test_a_model_process_does_not_outlive_its_server(repository: Path, tmp_path:
         assert wait_for(server.is_ready)
 
 
+def test_a_hail_of_signals_stops_a_server(repository: Path, tmp_path: Path) -> None:
+    with background_server(repository, log=tmp_path / "log") as server:
+        for _ in range(300):
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.0002)
+        server.process.wait(timeout=20)
+        assert not children(server)
+
+
 def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path) -> None:
     """A client in the middle of a stream neither loses nor repeats a result."""
     grpc_port = None

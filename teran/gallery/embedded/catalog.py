@@ -14,6 +14,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,11 @@ class EmbeddedCatalog(GalleryCatalog):
         self.writer = Writer(self._maintain)
 
     def close(self) -> None:
-        self.writer.close()
-        for gallery in self._open.values():
-            gallery.close()
-        self._lock.close()
+        with ExitStack() as closing:  # all of them, whatever fails
+            closing.callback(self._lock.close)
+            for gallery in self._open.values():
+                closing.callback(gallery.close)
+            self.writer.close()
 
     def get(self, name: str) -> EmbeddedGallery:
         name = self._aliases.get(name, name)

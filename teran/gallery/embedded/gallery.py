@@ -93,8 +93,10 @@ class EmbeddedGallery:
             self._fitting.join()
         with self._lock:
             self._closed = True
-            self.store.close()
-            self._compact.close()
+            try:
+                self.store.close()
+            finally:
+                self._compact.close()
 
     def __len__(self) -> int:
         return len(self._compact)

@@ -80,8 +80,8 @@ class RedoLog:
         """
         if self.size:
             os.ftruncate(self._file, 0)
+            self.size = 0  # even if it comes back, nothing may be added behind a hole
             os.fsync(self._file)
-            self.size = 0
 
     def changes(self) -> list[Change]:
         """The last change of every item that was not undone.
@@ -103,6 +103,8 @@ class RedoLog:
 
     def _append(self, records: list[bytes]) -> None:
         data = b"".join(records)
+        if os.fstat(self._file).st_size > self.size:  # what an earlier failure has left
+            os.ftruncate(self._file, self.size)
         try:
             write_all(self._file, memoryview(data), self.size)
             os.fsync(self._file)

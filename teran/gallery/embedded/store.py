@@ -94,23 +94,37 @@ class GalleryStore:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
             self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
-            changes = self._redo.changes()
-            self._do_again(changes)
-            versions = [version for _, version in self.versions()]
-        self._version = max([*versions, *(change.version for change in changes)], default=0)
         self._tally = directory.with_name(_TALLY)
-        self._check(len(versions))
+        try:
+            with engine_errors(f"{directory} can't be opened as a gallery's store"):
+                changes = self._redo.changes()
+                self._do_again(changes)
+                versions = [version for _, version in self.versions()]
+            self._version = max([*versions, *(change.version for change in changes)], default=0)
+            self._check(len(versions))
+        except GalleryError:
+            with suppress(Exception):
+                self._release()
+            raise
 
     def close(self) -> None:
         """Flush and close, and note how many items there are."""
         with self._writing, engine_errors(f"{self._directory} can't be closed"):
-            count = self.count()
-            self._flush()
-            self._shard.close()
-            self._redo.close()
+            try:
+                count = self.count()
+                self._flush()
+            finally:
+                self._release()
         with suppress(OSError):  # it is only for the case that something is lost
             tally = {"items": count, "version": self._version}
             write_durably(self._tally, json.dumps(tally) + "\n")
+
+    def _release(self) -> None:
+        """Let go of all files, so that their room is free once they are removed."""
+        try:
+            self._shard.close()
+        finally:
+            self._redo.close()
 
     def _check(self, count: int) -> None:
         """Compare with what was there at the last close: the engine misses no lost list of items.
@@ -124,7 +138,6 @@ class GalleryStore:
         except (OSError, ValueError, KeyError, TypeError):  # it was not closed in good order
             return
         if count < items and self._version <= version:
-            self._shard.close()
             raise GalleryError(
                 f"{self._directory} holds {count} items instead of {items}; restore a snapshot, or "
                 f"remove {self._tally} to go on with what is left"
@@ -206,14 +219,15 @@ class GalleryStore:
             self._shard.update(operation)
 
     def _do_again(self, changes: Sequence[Change]) -> None:
-        """Do what the shard has not done, or not whole."""
-        for change in changes:
-            try:
-                there = self.get([change.point]).get(change.point)
-                if there and there.version >= change.version:
-                    continue
-            except GalleryError:
-                _log.warning("%s: an item is damaged, and written again", self._directory)
+        """Do what the shard has not done, or not whole.
+
+        Raises:
+            GalleryError: it can't be written, as where the disk has no room for it.
+        """
+        missing = [change for change in changes if not self._is_done(change)]
+        if items := [change for change in missing if isinstance(change, Item)]:
+            self.require_room(items)
+        for change in missing:
             if isinstance(change, Item):
                 self._put(change)
             else:
@@ -221,6 +235,16 @@ class GalleryStore:
         if changes:
             self._flush()
         self._redo.clear()
+
+    def _is_done(self, change: Change) -> bool:
+        try:
+            there = self.get([change.point]).get(change.point)
+        except GalleryError:
+            _log.warning("%s: an item is damaged, and written again", self._directory)
+            return False
+        if there is None:
+            return isinstance(change, Deletion)
+        return there.version >= change.version
 
     def flush_if_due(self) -> None:
         """Flush what has waited long enough, so that a restart has little to read again.

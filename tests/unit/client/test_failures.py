@@ -184,6 +184,21 @@ def test_an_overloaded_server_is_asked_again_a_few_times_only() -> None:
     asyncio.run(run())
 
 
+def test_what_has_no_time_for_a_repetition_spends_none() -> None:
+    async def run() -> None:
+        full = (Code.UNAVAILABLE, mark(Reason.OVERLOADED, "1 s of work is waiting", 0.5))
+        async with failing(*full) as (client, service):
+            for _ in range(20):
+                with pytest.raises(TeranOverloadedError):
+                    await client.search("a dog", timeout=0.3)
+            before = service.calls
+            with pytest.raises(TeranOverloadedError):
+                await client.search("a dog")
+            assert service.calls > before + 1
+
+    asyncio.run(run())
+
+
 def test_bulk_waits_until_an_overloaded_server_takes_it() -> None:
     async def run() -> None:
         async with failing(*FULL) as (client, service):

@@ -65,6 +65,42 @@ def test_batches_hold_items_of_like_length() -> None:
     assert sorted(batches) == [[1, 2, 3], [7, 8, 9]]
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    keys=st.lists(st.integers(0, 5), max_size=40),
+    batch_size=st.integers(1, 5),
+    in_flight=st.integers(1, 4),
+)
+def test_items_of_one_key_follow_each_other(
+    keys: list[int], batch_size: int, in_flight: int
+) -> None:
+    """Or the older of two entries with the same id could stay."""
+    items = [(key, number) for number, key in enumerate(keys)]
+    done: list[tuple[int, int]] = []
+
+    async def send(batch: Sequence[tuple[int, int]]) -> Sequence[int]:
+        assert len({key for key, _ in batch}) == len(batch)
+        await asyncio.sleep(0.0001 * (sum(number for _, number in batch) % 7))
+        done.extend(batch)
+        return [number for _, number in batch]
+
+    async def run() -> list[int]:
+        results = pipeline(
+            iter(items),
+            send,
+            batch_size=batch_size,
+            in_flight=in_flight,
+            length=lambda item: item[1] * 7 % 5,
+            key=lambda item: item[0],
+        )
+        return [result async for result in results]
+
+    assert asyncio.run(run()) == list(range(len(keys)))
+    for key in set(keys):
+        numbers = [number for one, number in done if one == key]
+        assert numbers == sorted(numbers)
+
+
 def test_a_failure_ends_everything_under_way() -> None:
     cancelled = 0
 

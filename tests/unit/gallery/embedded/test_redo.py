@@ -1,5 +1,6 @@
 """The log of what may not be on the disk elsewhere: it is done again, as far as it is whole."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,39 @@ def test_what_was_undone_or_cleared_is_not_done_again(tmp_path: Path) -> None:
     log.close()
 
 
+def broken(*_: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def test_a_log_that_could_not_be_cleared_has_no_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RedoLog(tmp_path / "redo", DIM)
+    log.append([item("a", 1)])
+    with monkeypatch.context() as patch:
+        patch.setattr("teran.gallery.embedded.redo.os.fsync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            log.clear()
+    log.append([item("b", 2)])
+    assert [change.version for change in read(tmp_path / "redo")] == [2]
+    log.close()
+
+
+def test_what_a_failed_write_has_left_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RedoLog(tmp_path / "redo", DIM)
+    log.append([item("a", 1)])
+    with monkeypatch.context() as patch:
+        for name in ("fsync", "ftruncate"):
+            patch.setattr(f"teran.gallery.embedded.redo.os.{name}", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            log.append([item("x", 2), item("y", 3)])
+    log.append([item("b", 2)])  # as long as the first of those
+    assert [change.id for change in read(tmp_path / "redo") if isinstance(change, Item)] == ["a", "b"]
+    log.close()
+
+
 def put(store: GalleryStore, *items: Item) -> list[Item]:
     logged = store.log(items)
     for one in logged:
@@ -175,3 +209,44 @@ def test_a_write_that_can_t_be_logged_is_not_done(
     store = GalleryStore(tmp_path / "store", DIM)
     assert there(store) == {"a": 1}
     store.close()
+
+
+def descriptors(path: Path) -> int:
+    """Files under a path that this process holds open."""
+    links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    return sum(link.is_symlink() and str(path) in str(link.readlink()) for link in links)
+
+
+def test_it_is_done_again_only_where_the_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine maps its files: it would die of a page that the disk has no room for."""
+    store = GalleryStore(tmp_path / "store", DIM)
+    put(store, item("a", seed=1))
+    shutil.copytree(tmp_path / "store", tmp_path / "older")
+    store.log([item("b", seed=2)])
+    shutil.copy(tmp_path / "redo", tmp_path / "log")
+    store.close()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "older").rename(tmp_path / "store")
+    shutil.copy(tmp_path / "log", tmp_path / "redo")
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100 << 20))
+        with pytest.raises(GalleryError, match="nearly full"):
+            GalleryStore(tmp_path / "store", DIM)
+        assert descriptors(tmp_path / "redo") == 0
+    store = GalleryStore(tmp_path / "store", DIM)
+    assert there(store) == {"a": 1, "b": 2}
+    store.close()
+
+
+def test_a_store_that_can_t_be_flushed_lets_go_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = GalleryStore(tmp_path / "store", DIM)
+    put(store, item("a", seed=1))
+    monkeypatch.setattr("teran.gallery.embedded.redo.os.ftruncate", broken)
+    with pytest.raises(GalleryError, match="Input/output"):
+        store.close()
+    assert descriptors(tmp_path) == 0
