@@ -109,8 +109,8 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
         if not installation.has_patience():
             yield warning(
                 "patience",
-                "built without it, or for a newer system: where a model's process stands still for a second, as when the "
-                "virtual machine pauses, Triton answers wrongly or ends",
+                "built without it, or for a newer system: where a model's process stands still for "
+                "a second, as when the virtual machine pauses, Triton answers wrongly or ends",
                 "install a C compiler, then teran-serving again",
             )
     else:

@@ -118,7 +118,7 @@ def find() -> TritonInstallation:
 
 
 def has_patience() -> bool:
-    """Whether the library that has Triton wait is there, and of use here: it may need a newer libc."""
+    """Whether the library that has Triton wait is there, and fits this system."""
     with suppress(OSError):
         ctypes.CDLL(str(PATIENCE))
         return True

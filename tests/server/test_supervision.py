@@ -96,7 +96,6 @@ def test_a_hail_of_signals_stops_a_server(repository: Path, tmp_path: Path) -> N
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.0002)
         server.process.wait(timeout=20)
-        assert not children(server)
 
 
 def test_server_restarts_under_a_running_client(repository: Path, tmp_path: Path) -> None:

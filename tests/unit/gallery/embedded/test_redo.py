@@ -1,6 +1,5 @@
 """The log of what may not be on the disk elsewhere: it is done again, as far as it is whole."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +125,7 @@ def test_what_a_failed_write_has_left_is_not_done_again(
         with pytest.raises(OSError, match="Input/output"):
             log.append([item("x", 2), item("y", 3)])
     log.append([item("b", 2)])  # as long as the first of those
-    assert [change.id for change in read(tmp_path / "redo") if isinstance(change, Item)] == ["a", "b"]
+    assert [change.version for change in read(tmp_path / "redo")] == [1, 2]
     log.close()
 
 
@@ -213,7 +212,7 @@ def test_a_write_that_can_t_be_logged_is_not_done(
 
 def descriptors(path: Path) -> int:
     """Files under a path that this process holds open."""
-    links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    links = list(Path("/proc/self/fd").iterdir())
     return sum(link.is_symlink() and str(path) in str(link.readlink()) for link in links)
 
 
