@@ -36,9 +36,13 @@ console = Console()
 
 
 def index(
-    url: str, kind: str, captions: list[str], over: Event, rate: "multiprocessing.Queue[float]"
+    url: str,
+    kind: str,
+    captions: list[str],
+    over: Event,
+    outcome: "multiprocessing.Queue[list[float] | str]",
 ) -> None:
-    """Index until it is over, and say how many items a second were."""
+    """Index until it is over, and say when each item was stored, or what went wrong."""
     generator = np.random.default_rng(1)
 
     contents = [picture(generator, 2048) for _ in range(_PHOTOS)] if kind == "images" else captions
@@ -49,27 +53,31 @@ def index(
             yield Entry(contents[number % len(contents)], id=f"{kind}-{number % 1000}")
             number += 1
 
-    with TeranClient(url, timeout=60) as client:
-        count, started = 0, time.perf_counter()
-        for _ in client.index(entries(), gallery=f"{_GALLERY}-{kind}"):
-            count += 1
-        rate.put(count / (time.perf_counter() - started))
+    try:
+        with TeranClient(url, timeout=60) as client:
+            stored = client.index(entries(), gallery=f"{_GALLERY}-{kind}")
+            outcome.put([time.monotonic() for _ in stored])
+    except Exception as error:
+        outcome.put(repr(error))
 
 
 @contextmanager
 def indexing(url: str, kind: str, captions: list[str], rates: list[float]) -> Iterator[None]:
     """Index in another process meanwhile, and add its rate to `rates`."""
     context = multiprocessing.get_context("spawn")
-    over, rate = context.Event(), context.Queue()
-    process = context.Process(target=index, args=(url, kind, captions, over, rate))
+    over, outcome = context.Event(), context.Queue()
+    process = context.Process(target=index, args=(url, kind, captions, over, outcome), daemon=True)
     process.start()
     time.sleep(_START)
-    try:
-        yield
-    finally:
-        over.set()
-        rates.append(rate.get(timeout=60))
-        process.join()
+    begun = time.monotonic()
+    yield
+    ended = time.monotonic()
+    over.set()
+    times = outcome.get(timeout=60)
+    process.join()
+    if isinstance(times, str):
+        raise RuntimeError(f"indexing {kind} failed: {times}")
+    rates.append(sum(begun <= one < ended for one in times) / (ended - begun))
 
 
 def measure(

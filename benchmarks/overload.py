@@ -33,6 +33,7 @@ from teran_client.protocol import caption_inputs, infer_request
 
 from benchmarks import machine
 from teran.cli.background import BackgroundServer, background_server
+from teran.runtime.settings import Admission
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 LOADS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -270,6 +271,7 @@ def main() -> None:
             "engine"
         ],
         "objective_seconds": OBJECTIVE,
+        "max_wait_seconds": Admission().max_wait,
         "results": results,
     }
     path = options.out / "overload.json"
