@@ -106,7 +106,7 @@ async def pipeline(
             members = order[start : start + batch_size]
             batch = [run[i] for i in members]
             keys = set(map(key, batch)) if key else set()
-            before = {last[one] for one in keys & last.keys() if not last[one].done()}
+            before = {last[one] for one in keys & last.keys()}
             task = asyncio.create_task(limited(batch, before))
             last.update(dict.fromkeys(keys, task))
             places.update({i: (task, position) for position, i in enumerate(members)})

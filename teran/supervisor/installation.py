@@ -24,7 +24,7 @@ _WHEELS = {"0.7.0": (2, 51, 0)}
 """Triton's version in releases of nvidia-pytriton."""
 _NUMBERS = re.compile(r"\d+")
 _STUB = "triton_python_backend_stub"
-PATIENCE = Path(__file__).with_name("libpatience.so")
+_PATIENCE = Path(__file__).with_name("libpatience.so")
 """Compiled from patience.c, where the build found a compiler."""
 
 
@@ -57,9 +57,9 @@ class TritonInstallation:
         environment = dict(os.environ)
         paths = [str(path) for path in self.libraries]
         if has_patience():
-            paths.append(str(PATIENCE.parent))
+            paths.append(str(_PATIENCE.parent))
             # By its name alone: a path with a space in it can't be preloaded.
-            preloaded = f"{PATIENCE.name} {environment.get('LD_PRELOAD', '')}"
+            preloaded = f"{_PATIENCE.name} {environment.get('LD_PRELOAD', '')}"
             environment["LD_PRELOAD"] = preloaded.strip()
         if library := _python_library():
             paths.append(str(library))
@@ -120,7 +120,7 @@ def find() -> TritonInstallation:
 def has_patience() -> bool:
     """Whether the library that has Triton wait is there, and fits this system."""
     with suppress(OSError):
-        ctypes.CDLL(str(PATIENCE))
+        ctypes.CDLL(str(_PATIENCE))
         return True
     return False
 

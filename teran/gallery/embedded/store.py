@@ -81,7 +81,7 @@ class GalleryStore:
         Raises:
             GalleryError: it can't be opened; nothing is changed.
         """
-        self._directory = directory
+        self._directory, self._tally = directory, directory.with_name(_TALLY)
         self._flushed = time.monotonic()
         self._unflushed = False
         self._writing = threading.Lock()
@@ -94,18 +94,16 @@ class GalleryStore:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
             self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
-        self._tally = directory.with_name(_TALLY)
-        try:
-            with engine_errors(f"{directory} can't be opened as a gallery's store"):
+            try:
                 changes = self._redo.changes()
                 self._do_again(changes)
                 versions = [version for _, version in self.versions()]
-            self._version = max([*versions, *(change.version for change in changes)], default=0)
-            self._check(len(versions))
-        except GalleryError:
-            with suppress(Exception):
-                self._release()
-            raise
+                self._version = max([*versions, *(one.version for one in changes)], default=0)
+                self._check(len(versions))
+            except BaseException:
+                with suppress(Exception):
+                    self._release()
+                raise
 
     def close(self) -> None:
         """Flush and close, and note how many items there are."""
