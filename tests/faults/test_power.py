@@ -95,6 +95,20 @@ def test_power_is_lost_while_items_are_written(library: Path, tmp_path: Path) ->
                 check(galleries, required)
 
 
+def test_a_deleted_item_does_not_come_back_in_the_place_of_a_new_one(
+    library: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    assert run_until(0, library, root, "rewriter.py") == ["stored"]
+    for outcome in disk.OUTCOMES:
+        with opened(left(library, root, outcome, 0)) as galleries:
+            check(galleries, {})
+            gallery = galleries.get("default")
+            (again,) = [one for one in gallery.store.items() if one.id == "again"]
+            np.testing.assert_array_equal(gallery.rows_of("again"), again.rows)
+
+
 def test_power_is_lost_while_galleries_are_managed(library: Path, tmp_path: Path) -> None:
     dice = random.Random(2)
     for cut in range(CUTS):

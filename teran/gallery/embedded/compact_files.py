@@ -22,7 +22,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from teran.gallery.embedded.files import write_all
+from teran.gallery.embedded.files import rename_durably, write_all
 from teran.gallery.search.compact import LARGEST_CHUNK, Arrays, Chunk, Compact, Place
 from teran.gallery.search.pruning import Basis
 
@@ -144,7 +144,7 @@ class PersistentCompact(Compact):
             file.writelines(self._lines())
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(journal)
+        rename_durably(temporary, journal)  # or what was removed may come back with the old one
         self._journal, self._noted = journal.open("a", encoding="ascii"), len(self.chunks)
 
     def _lines(self) -> Iterator[str]:
