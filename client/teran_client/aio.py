@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tritonclient.grpc import service_pb2
 
-from teran.contract import BULK_PARAMETER
+from teran.contract import BULK_PARAMETER, BULK_PRIORITY, PRIORITY_PARAMETER
 from teran.errors import TeranError, TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
@@ -71,7 +71,8 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             timeout: seconds a request may take, its retries included.
             retries: how often the first request is repeated where the server can't be reached;
                 later ones are repeated until their time is over.
-            batch_size: items per request; by default what the server takes at most.
+            batch_size: items per request; by default what the server takes at most, or fewer of
+                many items, so that others need not wait long.
             in_flight: requests kept under way.
             tls: certificates for a TLS connection.
             headers: metadata sent with every request.
@@ -169,7 +170,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
         if isinstance(images, ImageRegions):
             return (await send([check(images, "image")]))[0]
-        return await self._map("image", images, check, send, info.max_images, len)
+        return await self._map("image", images, check, send, info.max_images, info.bulk, len)
 
     @overload
     async def encode_captions(
@@ -210,7 +211,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         if isinstance(captions, str):
             return (await send([protocol.check_caption(captions, "caption")]))[0]
         check = protocol.check_caption
-        return await self._map("caption", captions, check, send, info.max_captions, len)
+        return await self._map("caption", captions, check, send, info.max_captions, info.bulk, len)
 
     async def score(
         self,
@@ -292,7 +293,8 @@ class AsyncTeranClient(AsyncGalleryVerbs):
     ) -> protocol.Arrays:
         segment = None
         if bulk:
-            parameters = {**(parameters or {}), BULK_PARAMETER: True}
+            gives_way = {BULK_PARAMETER: True, PRIORITY_PARAMETER: BULK_PRIORITY}
+            parameters = {**(parameters or {}), **gives_way}
         try:
             async with self._shared.segment(inputs) as segment:
                 request = protocol.infer_request(model, inputs, outputs, parameters, segment)
@@ -316,6 +318,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         check: Callable[[object, str], Item],
         send: SendBulk[Item, Result],
         largest_batch: int,
+        bulk_batch: Callable[[Item], int],
         length: Callable[[Item], int],
         key: Callable[[Item], Hashable] | None = None,
     ) -> list[Result] | AsyncIterator[Result]:
@@ -339,6 +342,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             in_flight=self._in_flight,
             length=length,
             key=key,
+            fewer=bulk_batch if bulk and self._batch_size is None else None,
         )
         if self._progress:
             results = _with_progress(

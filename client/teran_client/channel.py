@@ -43,7 +43,7 @@ _MOST_CRASHES = 3
 """So often a process may die of a request; others die with it, so it is not sent once more."""
 _RECOVERY = 2.0
 """Seconds a dead process is left alone: it may answer so until another takes its place."""
-_PATIENT_DELAY = 0.25
+_PATIENT_DELAY = 0.1
 """Seconds after which bulk asks an overloaded server again at the latest, if it does not say."""
 _MOST_TOKENS, _EARNED = 10.0, 0.1
 """Repetitions a client may spend on overload, and what each answered call earns of one."""

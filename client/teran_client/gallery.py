@@ -87,7 +87,16 @@ class AsyncGalleryVerbs:
         sender: SendBulk[tuple[Entry, bytes], str] = send
         return cast(
             "list[str] | AsyncIterator[str]",
-            await self._map("item", items, check, sender, largest, _entry_length, _entry_id),
+            await self._map(
+                "item",
+                items,
+                check,
+                sender,
+                largest,
+                lambda checked: info.bulk(checked[0].content),
+                _entry_length,
+                _entry_id,
+            ),
         )
 
     @overload
@@ -167,7 +176,8 @@ class AsyncGalleryVerbs:
             raise TeranInputError(f"queries are {type(queries).__name__}, expected a list")
         largest = min(info.max_images, info.max_captions)
         return cast(
-            list[SearchResult], await self._map("query", queries, check, send, largest, len)
+            list[SearchResult],
+            await self._map("query", queries, check, send, largest, info.bulk, len),
         )
 
     async def search_like(

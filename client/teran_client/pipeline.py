@@ -70,6 +70,7 @@ async def pipeline(
     in_flight: int,
     length: Callable[[Item], int],
     key: Callable[[Item], Hashable] | None = None,
+    fewer: Callable[[Item], int] | None = None,
 ) -> AsyncIterator[Result]:
     """Send all items in batches and yield a result for each, in order.
 
@@ -83,6 +84,7 @@ async def pipeline(
         in_flight: how many batches may be under way.
         length: an item's length.
         key: of items with the same one, the next is sent when the one before is done.
+        fewer: how many items like one a batch may have, where that is less than `batch_size`.
     """
     source = items if isinstance(items, AsyncIterator) else iter(items)
     limit = asyncio.Semaphore(in_flight)
@@ -102,8 +104,9 @@ async def pipeline(
     def send_all(run: list[Item]) -> None:
         order = sorted(range(len(run)), key=lambda i: length(run[i]))
         places: dict[int, tuple[asyncio.Task[Sequence[Result]], int]] = {}
-        for start in range(0, len(order), batch_size):
-            members = order[start : start + batch_size]
+        while order:
+            size = min(batch_size, fewer(run[order[0]])) if fewer else batch_size
+            members, order = order[:size], order[size:]
             batch = [run[i] for i in members]
             keys = set(map(key, batch)) if key else set()
             before = {last[one] for one in keys & last.keys()}

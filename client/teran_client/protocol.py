@@ -42,6 +42,10 @@ class ModelInfo:
     max_captions: int
     max_regions: int
     max_cells: int
+    bulk_images: int
+    """Images that go together when there are many, so that others need not wait long."""
+    bulk_captions: int
+    """Captions, likewise."""
     half_features: bool = False
     """Whether region features are sent in fp16."""
 
@@ -62,7 +66,13 @@ class ModelInfo:
             max_captions=textual.max_batch_size,
             max_regions=limit(visual, "max_length", 1 << 30),
             max_cells=limit(alignment, "max_cells", 1 << 26),
+            bulk_images=limit(visual, "bulk_batch", visual.max_batch_size),
+            bulk_captions=limit(textual, "bulk_batch", textual.max_batch_size),
         )
+
+    def bulk(self, content: object) -> int:
+        """Items with contents of one kind that go together when there are many."""
+        return self.bulk_captions if isinstance(content, str) else self.bulk_images
 
 
 def infer_request(

@@ -51,7 +51,8 @@ class TeranClient(BlockingClient):
             timeout: seconds a request may take, its retries included.
             retries: how often the first request is repeated where the server can't be reached;
                 later ones are repeated until their time is over.
-            batch_size: items per request; by default what the server takes at most.
+            batch_size: items per request; by default what the server takes at most, or fewer of
+                many items, so that others need not wait long.
             in_flight: requests kept under way.
             tls: certificates for a TLS connection.
             headers: metadata sent with every request.

@@ -25,6 +25,9 @@ GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions", "ch
 GALLERY_POOLINGS = ("MrSw", "MwSr", "symm")
 _STATIC_WORDS = (16, 32)
 """Word buckets whose single captions get an engine of their own; 98 % of real ones fall in them."""
+_BULK_ON_CPU = {VISUAL_ENCODER: 4, TEXTUAL_ENCODER: 2}
+"""Items of many that clients send together. A CPU does more of them hardly faster, and meanwhile
+whoever searches has to wait (benchmarks/results/beside_indexing.json)."""
 _WARM_CAPTIONS = ("a dog .", "two people on a beach .")
 
 
@@ -68,29 +71,30 @@ class RepositoryBuilder:
         samples: list[tuple[int, ...]]
         embed = self._config.embed_dim
         if graph == VISUAL_ENCODER:
-            config.max_batch_size = self._limits.max_images
+            largest = config.max_batch_size = self._limits.max_images
             config.input[0].dims[1] = self._config.feature_dim
             config.input[0].data_type = self._feature_type
             config.output[0].dims[1] = embed
             parameters["max_length"] = str(MAX_REGIONS)
             parameters["static_rows"] = str(USUAL_REGIONS)
-            most = min(4, self._limits.max_images)
-            samples = [(1, USUAL_REGIONS), (1, 8), (most, USUAL_REGIONS)]
+            samples = [(1, USUAL_REGIONS), (1, 8), (min(4, largest), USUAL_REGIONS)]
         elif graph == TEXTUAL_ENCODER:
-            config.max_batch_size = self._limits.max_captions
+            largest = config.max_batch_size = self._limits.max_captions
             config.output[0].dims[1] = embed
             parameters["max_length"] = str(self._max_words)
             parameters["max_id"] = str(self._config.text.vocab_size - 1)
             widths = [width for width in WORD_BUCKETS if width <= self._max_words]
             parameters["static_rows"] = ",".join(str(w) for w in widths if w in _STATIC_WORDS)
             samples = [(1, width) for width in widths]
-            samples.append((min(4, self._limits.max_captions), widths[0]))
+            samples.append((min(4, largest), widths[0]))
         else:
             for tensor in config.input:
                 tensor.dims[2] = embed
             parameters["max_length"] = str(MAX_REGIONS)
             parameters["max_cells"] = str(MAX_CELLS)
             samples = [(1, USUAL_REGIONS, 1, 16), (8, USUAL_REGIONS, 1, 16)]
+        if graph in _BULK_ON_CPU and not engine.on_gpu:
+            parameters["bulk_batch"] = str(min(config.max_batch_size, _BULK_ON_CPU[graph]))
         for key, value in parameters.items():
             config.parameters[key].string_value = value
         engine.configure(config, source, precision)

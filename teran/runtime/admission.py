@@ -6,14 +6,14 @@ from typing import Any
 from teran.commandline import from_environment
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranError, TeranOverloadedError, TeranTimeoutError
-from teran.runtime.load import UNBATCHED, LoadFile
+from teran.runtime.load import FEW, UNBATCHED, LoadFile
 from teran.runtime.request import id_of, items_of
 from teran.runtime.settings import Admission
 
 _LARGEST = 8
 """Items of a request that somebody waits for; larger ones are bulk, whatever they say."""
-_BULK_PART = 2 / 3
-"""Of the longest wait: as long may bulk requests wait, so that there is room for others."""
+_BULK_PART = 1 / 3
+"""Of the longest wait: by then bulk requests must be done, so that there is room for others."""
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
 
@@ -75,9 +75,13 @@ class Door:
             longest = self._longest * (_BULK_PART if bulk else 1)
             limit = min(longest, patience) if patience else longest
             # Ahead of a model is all that was let in for it, what its forerunners have yet too.
-            wait = max(map(self._load.wait, (*models, *later)), default=0.0)
-            if wait > limit:
-                raise _overloaded(wait, wait - limit / 2)
+            few = min(items, FEW) if bulk else FEW
+            wait = max((self._load.wait(one, few) for one in (*models, *later)), default=0.0)
+            # Others wait until all of a bulk request is done; where nobody is ahead, it may begin.
+            takes = max(self._load.takes(one, items) for one in models) if bulk and wait else 0.0
+            if wait + takes > limit:
+                room = max(0.0, limit - takes) if bulk else limit / 2
+                raise _overloaded(wait, wait - room)
         if patience:
             self._load.set_deadline(id_of(request), patience)
         self.count(models, items)

@@ -22,7 +22,7 @@ UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
 COUNTING = (*MODELS, "admission")
 """Those that let requests in, or write them off. Each has counters of its own, without a lock."""
-_FEW = 8
+FEW = 8
 """Items that may always be ahead: how fast a model is, only work tells."""
 _OWN_ID = re.compile(r"[0-9a-f]{16}")
 _DEADLINES = 4096
@@ -112,14 +112,18 @@ class LoadFile:
         own = len(MODELS) * COUNTING.index(model)
         return -self._counters[own + MODELS.index(model)]
 
-    def wait(self, model: str) -> float:
-        """Seconds until a model would begin with what comes now."""
+    def wait(self, model: str, few: int = FEW) -> float:
+        """Seconds until a model would begin with what comes now; none behind a few items."""
         load = self.read(model)
         if not load.seconds:
             return 0.0
         come = self.admitted(model) - load.admitted
         ahead = load.items + come - (time.monotonic() - load.at) / load.seconds
-        return ahead * load.seconds if ahead > _FEW else 0.0
+        return ahead * load.seconds if ahead > few else 0.0
+
+    def takes(self, model: str, items: int) -> float:
+        """Seconds that a model works on a request of so many items."""
+        return self.read(model).seconds * (1 if model in UNBATCHED else items)
 
     def take_excess(self, model: str, most: int) -> int:
         """How many of the requests that a model has at hand it should refuse, the oldest first."""

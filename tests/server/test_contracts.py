@@ -144,6 +144,7 @@ def test_client_reads_the_limits(client: TeranClient) -> None:
     info = client.info()
     assert (info.feature_dim, info.embed_dim) == (F, E)
     assert (info.max_images, info.max_captions, info.max_regions) == (32, 64, 128)
+    assert (info.bulk_images, info.bulk_captions) == (4, 2)
     assert client.is_ready()
 
 

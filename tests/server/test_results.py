@@ -142,6 +142,28 @@ def test_requests_form_batches(server: BackgroundServer) -> None:
     assert executions < 100
 
 
+def test_many_items_go_in_small_requests(server: BackgroundServer) -> None:
+    """Others need not wait for all of them."""
+
+    async def requests(count: int, batch_size: int | None) -> int:
+        async with AsyncTeranClient(server.url, batch_size=batch_size) as client:
+
+            async def done() -> int:
+                return (await client._channel.statistics())["encode_caption"][0]
+
+            before = await done()
+            await client.encode_captions(captions(count))
+            while (after := await done()) == before:  # Triton answers, then counts
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            after = await done()
+        return after - before
+
+    assert asyncio.run(requests(20, None)) == 10
+    assert asyncio.run(requests(8, None)) == 1, "somebody waits for these few"
+    assert asyncio.run(requests(20, 20)) == 1
+
+
 def test_profile_accounts_for_the_time(client: TeranClient) -> None:
     profile = client.profile("a dog runs", images(1)[0], calls=20)
     assert set(profile.models) == {"tokenizer", "textual_encoder", "visual_encoder", "alignment"}

@@ -15,11 +15,13 @@ from teran_client.pipeline import pipeline
     batch_size=st.integers(1, 7),
     in_flight=st.integers(1, 4),
     asynchronous=st.booleans(),
+    fewer=st.none() | st.integers(1, 9),
 )
 def test_order_batches_and_flight(
-    items: list[int], batch_size: int, in_flight: int, asynchronous: bool
+    items: list[int], batch_size: int, in_flight: int, asynchronous: bool, fewer: int | None
 ) -> None:
     flying, most, sizes = 0, 0, []
+    largest = min(batch_size, fewer or batch_size)
 
     async def send(batch: Sequence[int]) -> list[int]:
         nonlocal flying, most
@@ -41,12 +43,32 @@ def test_order_batches_and_flight(
             batch_size=batch_size,
             in_flight=in_flight,
             length=lambda item: item,
+            fewer=(lambda _: fewer) if fewer else None,
         )
         return [result async for result in results]
 
     assert asyncio.run(run()) == [item * 10 for item in items]
     assert most <= in_flight
-    assert all(size <= batch_size for size in sizes)
+    assert all(size <= largest for size in sizes)
+    assert sum(size == largest for size in sizes) >= len(items) // (batch_size * in_flight)
+
+
+def test_some_items_go_fewer_at_once() -> None:
+    batches = []
+
+    async def send(batch: Sequence[str]) -> Sequence[str]:
+        batches.append(set(batch))
+        return batch
+
+    async def run() -> None:
+        source = iter(["bb"] * 6 + ["a"] * 6)
+        async for _ in pipeline(
+            source, send, batch_size=4, in_flight=3, length=len, fewer={"a": 2, "bb": 9}.__getitem__
+        ):
+            pass
+
+    asyncio.run(run())
+    assert batches == [{"a"}] * 3 + [{"bb"}] * 2
 
 
 def test_batches_hold_items_of_like_length() -> None:

@@ -57,11 +57,27 @@ def admitted(door: Door, request: Request, items: int = 1, *, bulk: bool = False
 @pytest.mark.parametrize("model", ["textual_encoder", "gallery"])
 def test_searches_come_before_bulk(file: LoadFile, model: str) -> None:
     door = Door("tokenizer")
-    for wait, small, large in ((0.5, True, True), (0.9, True, False), (1.1, False, False)):
+    for wait, small, large in ((0.2, True, True), (0.5, True, False), (1.1, False, False)):
         waiting(file, model, wait)
         assert admitted(door, Request()) is small
         assert admitted(door, Request(), bulk=True) is large
-        assert admitted(door, Request(), items=64) is large
+        assert admitted(door, Request(), items=9) is large
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1])
+@pytest.mark.parametrize("items", [1, 4, 64])
+def test_bulk_keeps_a_model_busy_and_leaves_room_for_others(
+    file: LoadFile, items: int, seconds: float
+) -> None:
+    door = Door("tokenizer")
+    file.write("textual_encoder", Load(time.monotonic(), seconds=seconds))
+    let_in = 0
+    while admitted(door, Request(), items, bulk=True):
+        let_in += 1
+    assert let_in >= (1 if items > 8 else 2), "there is a gap after each"
+    largest = max(64 * seconds, 0.35) if items > 8 else max(8 * seconds, 0.35)
+    assert file.wait("textual_encoder", 0) <= largest
+    assert admitted(door, Request()) is (items * seconds < 1)
 
 
 def test_what_is_let_in_is_ahead_of_what_comes_next(file: LoadFile) -> None:
