@@ -50,7 +50,7 @@ def probe(url: str, calls: dict[str, int], path: str) -> None:
     random = np.random.default_rng(0)
     corner = random.random((REGIONS, 2)) * 0.5
     boxes = np.concatenate([corner, corner + 0.3], axis=1)
-    with TeranClient(url) as client:
+    with TeranClient(url, batch_size=32) as client:
         shape = (32, REGIONS, client.info().feature_dim)
         features = random.exponential(1.1, shape).astype(np.float32)
         images = [ImageRegions(one, boxes) for one in features]

@@ -196,7 +196,7 @@ def main() -> None:
             with ExitStack() as stack:
                 log = options.work / "server.log"
                 server = stack.enter_context(background_server(repositories[variant], log=log))
-                client = stack.enter_context(TeranClient(server.url))
+                client = stack.enter_context(TeranClient(server.url, batch_size=LARGEST))
                 measure_served(client, captions, images, results[variant], options.repeat)
             repository = repositories[variant]
             measure_in_process(

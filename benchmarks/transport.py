@@ -66,7 +66,7 @@ def main() -> None:
                 )  # fmt: skip
                 server = stack.enter_context(background_server(published.path))
                 for transport, shared in (("gRPC", False), ("shared memory", True)):
-                    client = TeranClient(server.url, shared_memory=shared)
+                    client = TeranClient(server.url, shared_memory=shared, batch_size=IMAGES)
                     clients[f"{transport}, {precision}"] = stack.enter_context(client)
             times = {name: [] for name in clients}
             for turn in range(options.repeat + 3):

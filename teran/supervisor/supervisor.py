@@ -12,17 +12,16 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Set
+from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from tritonclient.grpc import service_pb2
 
-from teran.contract import ADMIN_KEY_HEADER, SEGMENT_PREFIX
+from teran.contract import ADMIN_KEY_HEADER
 from teran.errors import ServingError
-from teran.lease import abandoned
 from teran.runtime.load import LoadFile
 from teran.secrets import leave_key, read_key
 from teran.supervisor import host, installation, process
@@ -34,6 +33,7 @@ from teran.supervisor.logs import ServerLog
 from teran.supervisor.process import TritonProcess
 from teran.supervisor.repository import check_repository
 from teran.supervisor.settings import ServeSettings
+from teran.supervisor.sweep import sweep
 
 _LOAD_FILE = "load"
 _POLL = 0.2
@@ -90,32 +90,27 @@ class Supervisor:
                 "write key",
                 "WARNING",
             )
-        key_file = leave_key(self.settings.grpc_port, self._admin_key)
         s = self.settings
-        recorded = tempfile.TemporaryDirectory(prefix=host.RUNTIME_NAME.format(pid=os.getpid()))
-        self._recorded = Path(recorded.name)
-        self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
-        LoadFile.create(self._recorded / _LOAD_FILE)
-        monitor = LoadMonitor(
-            f"http://{s.host}:{s.metrics_port}/metrics",
-            LoadFile(self._recorded / _LOAD_FILE),
-            s.max_wait,
-        )
-        health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
-        previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
+        with ExitStack() as closing:
+            key_file = leave_key(s.grpc_port, self._admin_key)
+            closing.callback(key_file.unlink, missing_ok=True)
+            prefix = host.RUNTIME_NAME.format(pid=os.getpid())
+            recorded = closing.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
+            self._recorded = Path(recorded)
+            self._metrics = Exposition(self._recorded, self._state, s.repository, self._published)
+            LoadFile.create(self._recorded / _LOAD_FILE)
+            monitor = LoadMonitor(
+                f"http://{s.host}:{s.metrics_port}/metrics",
+                LoadFile(self._recorded / _LOAD_FILE),
+                s.max_wait,
+            )
+            closing.callback(monitor.close)
+            health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
+            closing.callback(health.close)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                closing.callback(signal.signal, number, signal.signal(number, self._on_signal))
+            closing.callback(self._state.set_serving, False)
             return self._serve()
-        finally:
-            self._state.set_serving(False)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            health.close()
-            monitor.close()
-            recorded.cleanup()
-            key_file.unlink(missing_ok=True)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         """Stop gracefully; a second signal stops at once.
@@ -235,38 +230,9 @@ class Supervisor:
                     self._state.set_model(model, False)
                 if not self._check_models(dead):
                     return False
-                self._sweep()
+                sweep(self._stub, self._admin_key, self._canary_timeout, self._report)
                 models, checked = self._process.model_processes(), time.monotonic()
         return True
-
-    def _sweep(self) -> None:
-        """Have the server let go of shared memory whose clients have died."""
-        left = abandoned()
-        if not left:
-            return
-        calls: tuple[tuple[Any, Any, Any, Any], ...] = (
-            (
-                self._stub.SystemSharedMemoryStatus,
-                service_pb2.SystemSharedMemoryStatusRequest,
-                self._stub.SystemSharedMemoryUnregister,
-                service_pb2.SystemSharedMemoryUnregisterRequest,
-            ),
-            (
-                self._stub.CudaSharedMemoryStatus,
-                service_pb2.CudaSharedMemoryStatusRequest,
-                self._stub.CudaSharedMemoryUnregister,
-                service_pb2.CudaSharedMemoryUnregisterRequest,
-            ),
-        )
-        key = {"metadata": [(ADMIN_KEY_HEADER, self._admin_key)], "timeout": self._canary_timeout}
-        try:
-            for list_, everything, let_go, one in calls:
-                for name in list_(everything(), **key).regions:
-                    if name.removeprefix(SEGMENT_PREFIX).split("-")[0] in left:
-                        let_go(one(name=name), **key)
-                        self._report(f"let go of {name}, whose client has died")
-        except grpc.RpcError as error:
-            self._report(f"shared memory can't be looked through: {error.details()}", "WARNING")
 
     def _check_models(self, dead: Set[str]) -> bool:
         """Reload the dead models and those that fail their canary; False where it does not help."""

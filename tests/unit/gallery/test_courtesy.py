@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from teran.gallery import courtesy
-from tests.unit.gallery.test_gallery import fill, found, item, opened, unit
+from tests.unit.gallery.small import fill, found, item, opened, unit
 
 
 def test_no_step_of_a_write_is_done_while_something_is_searched(

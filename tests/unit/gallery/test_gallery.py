@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.catalog import GalleryCatalog, Model
+from teran.gallery.catalog import GalleryCatalog
 from teran.gallery.cluster.catalog import ClusterCatalog
 from teran.gallery.cluster.connection import connect
 from teran.gallery.embedded.catalog import EmbeddedCatalog
@@ -27,24 +27,7 @@ from teran.gallery.search.device import DeviceCopy
 from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind
 from teran.gallery.search.query import Query
-
-DIM = 64
-MODEL = Model("a" * 64, DIM, "MrSw")
-
-
-def unit(seed: int, rows: int) -> np.ndarray:
-    values = np.random.default_rng(seed).standard_normal((rows, DIM)).astype(np.float32)
-    values /= np.linalg.norm(values, axis=1, keepdims=True)
-    return values
-
-
-def item(name: str, variant: int, **metadata: object) -> Item:
-    rows = unit(variant, (36, 36, 7)[variant % 3]).astype(np.float16)
-    return Item(name, rows, boxes=np.full((len(rows), 4), 0.5, np.float32), metadata=metadata)
-
-
-def opened(root: Path, model: Model = MODEL) -> EmbeddedCatalog:
-    return EmbeddedCatalog(root, model, kernel())
+from tests.unit.gallery.small import DIM, MODEL, fill, found, item, opened, unit
 
 
 @pytest.fixture
@@ -65,24 +48,6 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gallery
         made = EmbeddedCatalog(tmp_path / "root", MODEL, kernel(), device=device)
     yield made
     made.close()
-
-
-def fill(galleries: GalleryCatalog, items: list[Item], name: str = "default") -> None:
-    galleries.writer.write(galleries.get_or_create(name, Kind.IMAGES), items).result(30)
-
-
-def found(
-    galleries: GalleryCatalog,
-    query: np.ndarray,
-    k: int = 1000,
-    name: str = "default",
-    exact: bool = True,
-    **where: Any,
-) -> list[tuple[str, float]]:
-    gallery = galleries.get(name)
-    result = gallery.search([Query(query, k, exact=exact)], [where or None])[0]
-    items = gallery.items([hit.point for hit in result.hits])
-    return [(items[hit.point].id, hit.score) for hit in result.hits]
 
 
 def plain(items: dict[str, Item], query: np.ndarray) -> dict[str, float]:
@@ -188,105 +153,6 @@ def test_items_come_back_as_they_went(galleries: EmbeddedCatalog) -> None:
     back = next(galleries.get("default").store.items())
     assert (back.id, back.uri, back.text, back.metadata) == ("é/1", "s3://x", "t", metadata)
     np.testing.assert_array_equal(back.rows, stored.rows)
-
-
-def test_damaged_cache_is_made_again(tmp_path: Path) -> None:
-    first = opened(tmp_path)
-    fill(first, [item(f"i{i}", 3 * i) for i in range(20)])
-    query = unit(5, 4)
-    expected = found(first, query)
-    first.close()
-    compact = tmp_path / "galleries" / "default" / "compact"
-    for damage in (
-        lambda: (compact / "journal").write_text("nonsense"),
-        lambda: (compact / "00000-36.exact").write_bytes(b"short"),
-        lambda: (compact / "00000-36.int8").unlink(),
-    ):
-        damage()
-        again = opened(tmp_path)
-        assert found(again, query) == expected
-        again.close()
-
-
-def test_torn_rows_are_read_from_the_store(tmp_path: Path) -> None:
-    """What the cache holds is not trusted after a crash."""
-    first = opened(tmp_path)
-    fill(first, [item(f"i{i}", 3 * i) for i in range(5)])
-    query = unit(5, 4)
-    expected = found(first, query)
-    first.close()
-    compact = tmp_path / "galleries" / "default" / "compact"
-    data = bytearray((compact / "00000-36.exact").read_bytes())
-    data[: 36 * DIM] = bytes(36 * DIM)
-    (compact / "00000-36.exact").write_bytes(data)
-    again = opened(tmp_path)
-    assert found(again, query) == expected
-    again.close()
-
-
-def test_another_model_is_refused(tmp_path: Path) -> None:
-    first = opened(tmp_path)
-    fill(first, [item("a", 1)])
-    first.close()
-    other = opened(tmp_path, Model("b" * 64, DIM, "MrSw"))
-    with pytest.raises(GalleryError, match=r"made with another model \(aaaaaaaaaaaa"):
-        other.get("default")
-    fill(other, [item("a", 1)], "fresh")  # other galleries are not held up
-    other.close()
-    assert len(opened_and_closed(tmp_path)) == 1
-
-
-def opened_and_closed(root: Path) -> list[dict[str, object]]:
-    galleries = opened(root)
-    galleries.close()
-    told: list[dict[str, object]] = galleries.info()["galleries"]
-    return told
-
-
-@pytest.mark.usefixtures("galleries")
-def test_second_process_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GalleryError, match=r"in use by process \d+ since .*; give this"):
-        opened(tmp_path / "root")
-
-
-def test_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "thesis.doc").write_text("years of work")
-    with pytest.raises(GalleryError, match=r"thesis\.doc is no part of a gallery"):
-        opened(tmp_path)
-    assert (tmp_path / "thesis.doc").read_text() == "years of work"
-
-
-def test_what_is_foreign_among_galleries_is_named_and_holds_up_nothing(tmp_path: Path) -> None:
-    first = opened(tmp_path)
-    fill(first, [item("a", 1)])
-    first.close()
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "galleries" / ".git").mkdir()
-    (tmp_path / "galleries" / "stray").write_text("a file")
-    again = opened(tmp_path)
-    assert set(again.info()["unusable"]) == {str(tmp_path / "notes.txt"), ".git", "stray"}
-    assert [name for name, _ in found(again, unit(1, 2))] == ["a"]
-    with pytest.raises(GalleryError, match="stray is no gallery"):
-        again.get("stray")
-    again.close()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "galleries" / ".git").is_dir()
-
-
-@pytest.mark.parametrize("victim", ["gallery.json", "store/edge_config.json"])
-def test_damaged_gallery_is_refused_and_kept(tmp_path: Path, victim: str) -> None:
-    first = opened(tmp_path)
-    fill(first, [item("a", 1)])
-    fill(first, [item("b", 1)], "whole")
-    first.close()
-    path = tmp_path / "galleries" / "default" / victim
-    path.write_bytes(b"damaged")
-    again = opened(tmp_path)
-    with pytest.raises(GalleryError, match="default"):
-        again.get("default")
-    assert [name for name, _ in found(again, unit(1, 2), name="whole")] == ["b"]
-    again.close()
-    assert path.read_bytes() == b"damaged"
 
 
 WRONG_FILTERS: list[dict[str, Any]] = [

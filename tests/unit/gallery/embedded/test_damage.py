@@ -16,7 +16,7 @@ from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.compact_files import PersistentCompact
 from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind
-from tests.unit.gallery.test_gallery import MODEL, fill, found, item, opened, unit
+from tests.unit.gallery.small import MODEL, fill, found, item, opened, unit
 
 ITEMS = 240
 QUERIES = [unit(seed, 4) for seed in range(5, 11)]
