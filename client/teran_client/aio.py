@@ -1,12 +1,10 @@
 """The asynchronous client. The synchronous one is a thin shell around it."""
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 from tritonclient.grpc import service_pb2
 
 from teran.contract import BULK_PARAMETER, BULK_PRIORITY, PRIORITY_PARAMETER
@@ -16,6 +14,7 @@ from teran_client.call import Timeout
 from teran_client.channel import Channel, Tls
 from teran_client.gallery import AsyncGalleryVerbs
 from teran_client.images import Floats, ImageRegions
+from teran_client.items import checked, with_progress
 from teran_client.metrics import ClientMetrics
 from teran_client.pipeline import Items, SendBulk, pipeline
 from teran_client.profiling import profile
@@ -324,17 +323,9 @@ class AsyncTeranClient(AsyncGalleryVerbs):
     ) -> list[Result] | AsyncIterator[Result]:
         """Run `send` over all items: a list for a list, an iterator for anything else."""
         size = min(self._batch_size or largest_batch, largest_batch)
-        is_list = isinstance(items, Sequence)
-        source: Items[Item]
-        if isinstance(items, Sequence):
-            source = [check(item, f"{noun} {i}") for i, item in enumerate(items)]
-        elif isinstance(items, AsyncIterator):
-            source = _check_async(items, check, noun)
-        elif isinstance(items, Iterable):
-            source = (check(item, f"{noun} {i}") for i, item in enumerate(items))
-        else:
-            raise TeranInputError(f"expected {noun}s, got {type(items).__name__}")
-        bulk = not isinstance(items, Sequence) or len(items) > _FEW
+        source = checked(items, check, noun)
+        count = len(items) if isinstance(items, Sequence) else None
+        bulk = count is None or count > _FEW
         results = pipeline(
             source,
             partial(send, bulk=bulk),
@@ -345,10 +336,8 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             fewer=bulk_batch if bulk and self._batch_size is None else None,
         )
         if self._progress:
-            results = _with_progress(
-                results, noun, len(items) if isinstance(items, Sequence) else None
-            )
-        return [result async for result in results] if is_list else results
+            results = with_progress(results, noun, count)
+        return results if count is None else [result async for result in results]
 
     async def _encoded_images(self, images: Sequence[ImageLike], timeout: Timeout) -> list[Floats]:
         raw = [image for image in images if isinstance(image, ImageRegions)]
@@ -381,22 +370,3 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
 def _name(image: ImageLike, index: int) -> str:
     return image.name if isinstance(image, ImageRegions) else str(index)
-
-
-async def _check_async(
-    items: AsyncIterator[Any], check: Callable[[object, str], Item], noun: str
-) -> AsyncIterator[Item]:
-    index = 0
-    async for item in items:
-        yield check(item, f"{noun} {index}")
-        index += 1
-
-
-async def _with_progress(
-    results: AsyncIterator[Result], noun: str, total: int | None
-) -> AsyncIterator[Result]:
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"encoding {noun}s", total=total)
-        async for result in results:
-            progress.advance(task)
-            yield result
