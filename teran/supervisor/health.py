@@ -8,6 +8,7 @@ out at once; one that hangs, as soon as a canary got no answer in time and nothi
 
 import json
 import socket
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -83,7 +84,8 @@ class _BoundedServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever goes away before the answer is no news."""
+        if not isinstance(sys.exc_info()[1], OSError):  # who goes away before the answer is no news
+            super().handle_error(request, client_address)
 
 
 class HealthServer:
@@ -97,7 +99,12 @@ class HealthServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/metrics" and metrics is not None:
-                    self._answer(200, metrics(), CONTENT_TYPE_LATEST)
+                    try:
+                        text = metrics()
+                    except Exception as error:
+                        self._answer(500, f"{error!r}\n".encode(), "text/plain")
+                        raise
+                    self._answer(200, text, CONTENT_TYPE_LATEST)
                     return
                 ready, models = state.snapshot()
                 status = {"/health/live": 200, "/health/ready": 200 if ready else 503}
