@@ -61,6 +61,11 @@ ROWS: dict[str, list[Panel]] = {
             "reqps",
         ),
         Panel(
+            "Bulk deferred",
+            {"{{model}}": "sum by (model) (rate(teran_deferred_requests_total[5m]))"},
+            "reqps",
+        ),
+        Panel(
             "Nobody waited any more",
             {"{{model}}": "sum by (model) (rate(teran_abandoned_requests_total[5m]))"},
             "reqps",

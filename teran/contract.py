@@ -29,8 +29,6 @@ SEGMENT_PREFIX = "teran-client-"
 """Of a client's shared memory; the token of its lease follows, and what makes the name unique."""
 BULK_PARAMETER = "bulk"
 """Of a request: true where it is one of many that nobody waits for, and may give way to others."""
-PRIORITY_PARAMETER, BULK_PRIORITY = "priority", 2
-"""Of a request, to Triton: encoders first do what has 1, as everything that does not say."""
 ADMIN_KEY_HEADER = "triton-grpc-protocol-teran-admin-key"
 """Metadata that comes with calls that load models or change the server, likewise."""
 

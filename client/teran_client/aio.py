@@ -7,7 +7,7 @@ from typing import Literal, TypeVar, overload
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from teran.contract import BULK_PARAMETER, BULK_PRIORITY, PRIORITY_PARAMETER
+from teran.contract import BULK_PARAMETER
 from teran.errors import TeranError, TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
@@ -292,8 +292,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
     ) -> protocol.Arrays:
         segment = None
         if bulk:
-            gives_way = {BULK_PARAMETER: True, PRIORITY_PARAMETER: BULK_PRIORITY}
-            parameters = {**(parameters or {}), **gives_way}
+            parameters = {**(parameters or {}), BULK_PARAMETER: True}
         try:
             async with self._shared.segment(inputs) as segment:
                 request = protocol.infer_request(model, inputs, outputs, parameters, segment)

@@ -6,7 +6,7 @@ from typing import Any
 from teran.commandline import from_environment
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranError, TeranOverloadedError, TeranTimeoutError
-from teran.runtime.load import FEW, UNBATCHED, LoadFile
+from teran.runtime.load import UNBATCHED, LoadFile
 from teran.runtime.request import id_of, items_of
 from teran.runtime.settings import Admission
 
@@ -14,12 +14,18 @@ _LARGEST = 8
 """Items of a request that somebody waits for; larger ones are bulk, whatever they say."""
 _BULK_PART = 1 / 3
 """Of the longest wait: by then bulk requests must be done, so that there is room for others."""
+_FEW_BEFORE_BULK = 1
+"""Items that may be ahead of bulk, however slow the model is: so it never stands still."""
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
 
 
 _QUEUE = 4
 """Requests in one execution, which tell that they had to wait for it."""
+
+
+class DeferredError(TeranOverloadedError):
+    """Of bulk that has to come again: that others come first is no sign of too much to do."""
 
 
 def warm_ups(config: Mapping[str, Any]) -> int:
@@ -65,26 +71,31 @@ class Door:
 
         Raises:
             TeranOverloadedError: it would wait too long, or longer than its client does.
+            DeferredError: it is bulk, and would hold up others.
         """
         if self._spared:
             self._spared -= 1  # nor counted: nothing comes of it behind this model
             return
         patience = request.timeout() / 1e6
         if self._longest:
-            bulk = items > _LARGEST or parameters.get(BULK_PARAMETER) is True
-            longest = self._longest * (_BULK_PART if bulk else 1)
-            limit = min(longest, patience) if patience else longest
+            limit = min(self._longest, patience) if patience else self._longest
             # Ahead of a model is all that was let in for it, what its forerunners have yet too.
-            few = min(items, FEW) if bulk else FEW
-            wait = max((self._load.wait(one, few) for one in (*models, *later)), default=0.0)
-            # Others wait until all of a bulk request is done; where nobody is ahead, it may begin.
-            takes = max(self._load.takes(one, items) for one in models) if bulk and wait else 0.0
-            if wait + takes > limit:
-                room = max(0.0, limit - takes) if bulk else limit / 2
-                raise _overloaded(wait, wait - room)
+            wait = max(map(self._load.wait, (*models, *later)), default=0.0)
+            if wait > limit:
+                raise _overloaded(wait, wait - limit / 2)
+            if items > _LARGEST or parameters.get(BULK_PARAMETER) is True:
+                early = max((self._early(one, items) for one in models), default=0.0)
+                if early > 0:
+                    raise DeferredError("others come before what comes in bulk", early)
         if patience:
             self._load.set_deadline(id_of(request), patience)
         self.count(models, items)
+
+    def _early(self, model: str, items: int) -> float:
+        """Seconds by which bulk comes too early: who comes next waits until all of it is done."""
+        wait = self._load.wait(model, _FEW_BEFORE_BULK)
+        room = _BULK_PART * self._longest - self._load.takes(model, items)
+        return wait - max(room, self._load.takes(model, _FEW_BEFORE_BULK)) if wait else 0.0
 
     def count(self, models: Sequence[str], items: int) -> None:
         """Count items of admitted requests; negative ones, if they do not come after all."""

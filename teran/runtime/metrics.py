@@ -22,6 +22,7 @@ from threading import Lock
 from typing import Any
 
 from teran.errors import TeranInputError, TeranOverloadedError, TeranTimeoutError
+from teran.runtime.admission import DeferredError
 from teran.runtime.environment import METRICS_DIRECTORY_VARIABLE
 
 GALLERIES_FILE = "galleries.json"
@@ -62,6 +63,10 @@ REFUSED_REQUESTS = Metric(
 OVERLOADED_REQUESTS = Metric(
     "teran_overloaded_requests", "Requests refused as too much was waiting already", by_model=True
 )
+DEFERRED_REQUESTS = Metric(
+    "teran_deferred_requests", "Requests in bulk that had to come again, as others come first",
+    by_model=True,
+)  # fmt: skip
 ABANDONED_REQUESTS = Metric(
     "teran_abandoned_requests", "Requests not done, as their clients had gone or waited no longer",
     by_model=True,
@@ -108,10 +113,10 @@ GALLERY_READ_ERRORS = Metric(
     "teran_gallery_read_errors", "Reads a gallery failed to do, through no fault of the request"
 )
 METRICS = (
-    EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, OVERLOADED_REQUESTS, ABANDONED_REQUESTS,
-    FAILED_REQUESTS, CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, IMAGE_REGIONS, SEARCH_SECONDS,
-    SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES, SEARCH_PRUNED, SEARCH_SCORE, GALLERY_UPSERTS,
-    GALLERY_DELETES, GALLERY_WRITE_ERRORS, GALLERY_READ_ERRORS,
+    EXECUTION_SECONDS, EXECUTION_ITEMS, REFUSED_REQUESTS, OVERLOADED_REQUESTS, DEFERRED_REQUESTS,
+    ABANDONED_REQUESTS, FAILED_REQUESTS, CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, IMAGE_REGIONS,
+    SEARCH_SECONDS, SEARCHES, SEARCHES_EMPTY, SEARCH_CANDIDATES, SEARCH_PRUNED, SEARCH_SCORE,
+    GALLERY_UPSERTS, GALLERY_DELETES, GALLERY_WRITE_ERRORS, GALLERY_READ_ERRORS,
 )  # fmt: skip
 _OFFSETS = dict(zip(METRICS, accumulate((m.size for m in METRICS), initial=0), strict=False))
 _COUNT = sum(metric.size for metric in METRICS)
@@ -155,6 +160,8 @@ class Recorder:
         for error in errors:
             if isinstance(error, TeranInputError):
                 self.add(REFUSED_REQUESTS)
+            elif isinstance(error, DeferredError):
+                self.add(DEFERRED_REQUESTS)
             elif isinstance(error, TeranOverloadedError):
                 self.add(OVERLOADED_REQUESTS)
             elif isinstance(error, TeranTimeoutError):

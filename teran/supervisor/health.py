@@ -8,8 +8,8 @@ out at once; one that hangs, as soon as a canary got no answer in time and nothi
 
 import json
 import socket
-import sys
 import threading
+import traceback
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -84,17 +84,29 @@ class _BoundedServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # who goes away before the answer is no news
-            super().handle_error(request, client_address)
+        """Whoever goes away before the answer is no news."""
 
 
 class HealthServer:
     """Answers health requests from a thread of its own."""
 
     def __init__(
-        self, host: str, port: int, state: HealthState, metrics: Callable[[], bytes] | None = None
+        self,
+        host: str,
+        port: int,
+        state: HealthState,
+        metrics: Callable[[], bytes] | None = None,
+        report: Callable[[str, str], None] = print,
     ) -> None:
-        """Listen. `metrics` gives the text of `/metrics`, where that is wanted."""
+        """Listen.
+
+        Args:
+            host: where to.
+            port: likewise.
+            state: of what to tell.
+            metrics: gives the text of `/metrics`, where that is wanted.
+            report: told of a defect in that, and its severity.
+        """
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -102,8 +114,9 @@ class HealthServer:
                     try:
                         text = metrics()
                     except Exception as error:
+                        report(f"no metrics: {traceback.format_exc()}", "ERROR")
                         self._answer(500, f"{error!r}\n".encode(), "text/plain")
-                        raise
+                        return
                     self._answer(200, text, CONTENT_TYPE_LATEST)
                     return
                 ready, models = state.snapshot()

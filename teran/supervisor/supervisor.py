@@ -105,7 +105,9 @@ class Supervisor:
                 s.max_wait,
             )
             closing.callback(monitor.close)
-            health = HealthServer(s.host, s.health_port, self._state, self._metrics.text)
+            health = HealthServer(
+                s.host, s.health_port, self._state, self._metrics.text, self._report
+            )
             closing.callback(health.close)
             for number in (signal.SIGINT, signal.SIGTERM):
                 closing.callback(signal.signal, number, signal.signal(number, self._on_signal))

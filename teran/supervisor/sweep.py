@@ -1,4 +1,4 @@
-"""Shared memory of clients that have died, of which the server still has it mapped."""
+"""Shared memory of clients that have died, which the server still has mapped."""
 
 from collections.abc import Callable
 from typing import Any

@@ -31,7 +31,8 @@ if not os.fork():
     gallery.store.flush()
     sync_tree(root)  # as it comes to be in time
     os._exit(0)
-os.wait()
+_, status = os.wait()
+assert status == 0
 galleries = EmbeddedCatalog(root, model, kernel(1))
 gallery = galleries.get("default")
 galleries.writer.write(gallery, [Item("again", new)]).result()

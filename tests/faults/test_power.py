@@ -103,10 +103,10 @@ def test_a_deleted_item_does_not_come_back_in_the_place_of_a_new_one(
     assert run_until(0, library, root, "rewriter.py") == ["stored"]
     for outcome in disk.OUTCOMES:
         with opened(left(library, root, outcome, 0)) as galleries:
-            check(galleries, {})
             gallery = galleries.get("default")
-            (again,) = [one for one in gallery.store.items() if one.id == "again"]
-            np.testing.assert_array_equal(gallery.rows_of("again"), again.rows)
+            new = np.eye(36, 64, k=28, dtype=np.float16)  # as rewriter.py has it
+            np.testing.assert_array_equal(gallery.rows_of("again"), new, err_msg=outcome)
+            check(galleries, {})
 
 
 def test_power_is_lost_while_galleries_are_managed(library: Path, tmp_path: Path) -> None:

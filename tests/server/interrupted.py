@@ -1,4 +1,4 @@
-"""The command `teran`, whose handlers of signals are interrupted by more of them, at every step."""
+"""The command `teran`, whose handlers of signals are interrupted by more of them, step by step."""
 
 import runpy
 import signal

@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 from teran_client import AsyncTeranClient, Entry, TeranClient, TeranOverloadedError
-from teran_client.protocol import caption_inputs
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.health import fetch
@@ -101,40 +100,6 @@ class Flood:
             tasks.append(asyncio.create_task(one()))
             await asyncio.sleep(1 / rate)
         await asyncio.gather(*tasks)
-
-
-def test_others_overtake_bulk(repository: Path, tmp_path: Path) -> None:
-    async def run(server: BackgroundServer) -> list[str]:
-        answered: list[str] = []
-
-        async def waiting(count: int) -> None:
-            name = 'nv_inference_pending_request_count{model="textual_encoder",version="1"}'
-            while f"{name} {count}" not in fetch(server.metrics_url, timeout=5):
-                await asyncio.sleep(0.01)
-
-        async def call(name: str, captions: list[str], *, bulk: bool) -> None:
-            inputs = caption_inputs(captions)
-            await client._infer("encode_caption", inputs, ("word_embeddings",), bulk=bulk)
-            answered.append(name)
-
-        async with AsyncTeranClient(server.url, timeout=60) as client:
-            await client.encode_captions("a dog runs")
-            many = [f"dog number {i}" for i in range(64)]
-            encoder = model_process(server, "textual_encoder")
-            encoder.suspend()
-            try:
-                tasks = [asyncio.create_task(call("bulk", many, bulk=True)) for _ in range(10)]
-                await waiting(9)  # one is under way
-                tasks.append(asyncio.create_task(call("single", ["a dog runs"], bulk=False)))
-                await waiting(10)
-            finally:
-                encoder.resume()
-            await asyncio.gather(*tasks)
-        return answered
-
-    with background_server(repository, "--max-wait", "0", log=tmp_path / "log") as server:
-        order = asyncio.run(asyncio.wait_for(run(server), timeout=60))
-    assert order.index("single") <= 2, order
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,16 @@ import pytest
 
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranOverloadedError, TeranTimeoutError
-from teran.runtime.admission import Desk, Door, warm_ups
+from teran.runtime.admission import DeferredError, Desk, Door, warm_ups
 from teran.runtime.environment import LOAD_FILE_VARIABLE
 from teran.runtime.load import Load, LoadFile
+from teran.runtime.metrics import (
+    DEFERRED_REQUESTS,
+    OVERLOADED_REQUESTS,
+    Recorder,
+    read_recorded,
+    values_of,
+)
 
 
 @dataclass
@@ -39,11 +46,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadFile:
     return LoadFile()
 
 
-def waiting(file: LoadFile, model: str, seconds: float) -> None:
+def waiting(file: LoadFile, model: str, wait: float, seconds: float = 0.01) -> None:
     at = time.monotonic() + 10  # it does not get less during a test
-    file.write(
-        model, Load(at, items=100 * seconds - 1000, admitted=file.admitted(model), seconds=0.01)
-    )
+    file.write(model, Load(at, (wait - 10) / seconds, file.admitted(model), seconds))
 
 
 def admitted(door: Door, request: Request, items: int = 1, *, bulk: bool = False) -> bool:
@@ -66,18 +71,31 @@ def test_searches_come_before_bulk(file: LoadFile, model: str) -> None:
 
 @pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1])
 @pytest.mark.parametrize("items", [1, 4, 64])
-def test_bulk_keeps_a_model_busy_and_leaves_room_for_others(
-    file: LoadFile, items: int, seconds: float
-) -> None:
+def test_bulk_leaves_room_for_others(file: LoadFile, items: int, seconds: float) -> None:
     door = Door("tokenizer")
     file.write("textual_encoder", Load(time.monotonic(), seconds=seconds))
-    let_in = 0
     while admitted(door, Request(), items, bulk=True):
-        let_in += 1
-    assert let_in >= (1 if items > 8 else 2), "there is a gap after each"
-    largest = max(64 * seconds, 0.35) if items > 8 else max(8 * seconds, 0.35)
-    assert file.wait("textual_encoder", 0) <= largest
-    assert admitted(door, Request()) is (items * seconds < 1)
+        pass
+    ahead = file.wait("textual_encoder", 0)
+    assert 0.9 * items * seconds < ahead < max((items + 1) * seconds, 1 / 3) + 0.05
+    assert admitted(door, Request()) is (ahead < 1 or items < 8)
+
+
+@pytest.mark.parametrize(("items", "seconds"), [(1, 0.01), (4, 0.01), (64, 0.01), (2, 0.3)])
+def test_bulk_comes_again_when_it_is_let_in(file: LoadFile, items: int, seconds: float) -> None:
+    waiting(file, "textual_encoder", 0.9, seconds)
+    with pytest.raises(DeferredError) as caught:
+        Door("tokenizer").admit(Request(), {BULK_PARAMETER: True}, items, ["textual_encoder"])
+    for part, expected in ((0.9, False), (1.05, True)):
+        waiting(file, "textual_encoder", 0.9 - part * caught.value.retry_after, seconds)
+        assert admitted(Door("tokenizer"), Request(), items, bulk=True) is expected
+
+
+def test_bulk_that_gives_way_is_no_overload(tmp_path: Path) -> None:
+    recorder = Recorder("tokenizer", tmp_path)
+    recorder.execution(0, [DeferredError("later", 0.1), TeranOverloadedError("full")], 0.1)
+    totals = read_recorded(tmp_path)["tokenizer"]
+    assert values_of(DEFERRED_REQUESTS, totals) == values_of(OVERLOADED_REQUESTS, totals) == [1]
 
 
 def test_what_is_let_in_is_ahead_of_what_comes_next(file: LoadFile) -> None:
