@@ -24,9 +24,9 @@ def sweep(stub: Any, admin_key: str, timeout: float, report: Callable[[str, str]
         return
     options = {"metadata": [(ADMIN_KEY_HEADER, admin_key)], "timeout": timeout}
 
-    def call(name: str, **arguments: str) -> Any:
-        request = getattr(service_pb2, f"{name}Request")(**arguments)
-        return getattr(stub, name)(request, **options)
+    def call(verb: str, /, **arguments: str) -> Any:
+        request = getattr(service_pb2, f"{verb}Request")(**arguments)
+        return getattr(stub, verb)(request, **options)
 
     try:
         for kind in ("System", "Cuda"):
