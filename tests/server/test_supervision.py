@@ -33,12 +33,6 @@ def model_process(server: BackgroundServer, model: str) -> psutil.Process:
     return next(p for p in children(server) if any(f"{model}_0_0" in part for part in p.cmdline()))
 
 
-def has_process(server: BackgroundServer, model: str) -> bool:
-    with suppress(StopIteration, psutil.NoSuchProcess):
-        return model_process(server, model).is_running()
-    return False
-
-
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -82,7 +76,13 @@ def test_a_model_process_does_not_outlive_its_server(repository: Path, tmp_path:
     with background_server(repository, log=tmp_path / "log") as server:
         first = model_process(server, "gallery")
         first.kill()
-        assert wait_for(lambda: has_process(server, "gallery"), 10)
+
+        def is_replaced() -> bool:  # the old one is there for a moment yet
+            with suppress(StopIteration, psutil.NoSuchProcess):
+                return model_process(server, "gallery") != first
+            return False
+
+        assert wait_for(is_replaced, 10)
         new = model_process(server, "gallery")
         new.suspend()
         next(one for one in children(server) if one.name() == "tritonserver").kill()
