@@ -22,7 +22,7 @@ UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
 COUNTING = (*MODELS, "admission")
 """Those that let requests in, or write them off. Each has counters of its own, without a lock."""
-FEW = 8
+_FEW = 8
 """Items that may always be ahead: how fast a model is, only work tells."""
 _OWN_ID = re.compile(r"[0-9a-f]{16}")
 _DEADLINES = 4096
@@ -112,7 +112,7 @@ class LoadFile:
         own = len(MODELS) * COUNTING.index(model)
         return -self._counters[own + MODELS.index(model)]
 
-    def wait(self, model: str, few: int = FEW) -> float:
+    def wait(self, model: str, few: int = _FEW) -> float:
         """Seconds until a model would begin with what comes now; none behind a few items."""
         load = self.read(model)
         if not load.seconds:
