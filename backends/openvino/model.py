@@ -1,10 +1,17 @@
 """Stand-in for Triton's `openvino` backend on hosts without it: same files, same parameters."""
 
+import os
 from pathlib import Path
 
 import openvino
 
 from teran.runtime.backend import Arrays, EngineBackend, Run
+
+_KERNELS = 512
+"""Kept for shapes that may come again. Of a small encoder a new shape takes a megabyte, and there
+are thousands: of so many images, of so many regions each. By default nearly all would be kept."""
+_PRIMITIVES = 64
+"""Which oneDNN keeps in any case, besides."""
 
 
 class TritonPythonModel(EngineBackend):
@@ -19,7 +26,9 @@ class TritonPythonModel(EngineBackend):
             # Models that share the cores must not all be bound to the first ones.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": count,
+            "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
         }
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))
         core = openvino.Core()
         model = core.read_model(path)
         any_shape = core.compile_model(model, "CPU", options).create_infer_request()

@@ -1,5 +1,6 @@
 """Which requests a model does: those that will be answered soon, and that somebody waits for."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ _BULK_PART = 1 / 3
 """Of the longest wait: by then bulk requests must be done, so that there is room for others."""
 _FEW_BEFORE_BULK = 1
 """Items that may be ahead of bulk, however slow the model is: so it never stands still."""
+_OTHERS = 0.5
+"""Seconds for which others that have come are expected to come again."""
+_BULK_SHARE = 1 / 2
+"""Of a model's time: more bulk does not get while others come too."""
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
 
@@ -50,6 +55,10 @@ class Door:
         """
         self._load, self._spared = LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
+        self._others: dict[str, float] = {}
+        """When others than bulk last came to a model."""
+        self._next_bulk: dict[str, float] = {}
+        """When bulk has had its share of a model's time, if others come."""
 
     def admit(
         self,
@@ -84,18 +93,35 @@ class Door:
             if wait > limit:
                 raise _overloaded(wait, wait - limit / 2)
             if items > _LARGEST or parameters.get(BULK_PARAMETER) is True:
-                early = max((self._early(one, items) for one in models), default=0.0)
-                if early > 0:
-                    raise DeferredError("others come before what comes in bulk", early)
+                self._admit_bulk(models, items)
+            else:
+                self._others.update(dict.fromkeys(models, time.monotonic()))
         if patience:
             self._load.set_deadline(id_of(request), patience)
         self.count(models, items)
 
-    def _early(self, model: str, items: int) -> float:
+    def _admit_bulk(self, models: Sequence[str], items: int) -> None:
+        """Let bulk in if it holds nobody up.
+
+        Raises:
+            DeferredError: it does.
+        """
+        now = time.monotonic()
+        early = max((self._early(one, items, now) for one in models), default=0.0)
+        if early > 0:
+            raise DeferredError("others come before what comes in bulk", early)
+        for one in models:
+            share = self._load.takes(one, items) / _BULK_SHARE
+            self._next_bulk[one] = now + self._load.wait(one, 0) + share
+
+    def _early(self, model: str, items: int, now: float) -> float:
         """Seconds by which bulk comes too early: who comes next waits until all of it is done."""
         wait = self._load.wait(model, _FEW_BEFORE_BULK)
         room = _BULK_PART * self._longest - self._load.takes(model, items)
-        return wait - max(room, self._load.takes(model, _FEW_BEFORE_BULK)) if wait else 0.0
+        early = wait - max(room, self._load.takes(model, _FEW_BEFORE_BULK)) if wait else 0.0
+        if now < self._others.get(model, -_OTHERS) + _OTHERS:
+            return max(early, self._next_bulk.get(model, now) - now)
+        return early
 
     def count(self, models: Sequence[str], items: int) -> None:
         """Count items of admitted requests; negative ones, if they do not come after all."""

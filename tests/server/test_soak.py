@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from teran_client import ImageRegions, TeranClient
 
-from benchmarks.soak import Sample, Soak, soak
+from benchmarks.soak import Sample, Soak, look, soak
 from teran.cli.background import BackgroundServer, background_server
 from tests.conftest import TINY
 from tests.data import captions
@@ -28,6 +30,22 @@ def test_nothing_grows_under_mixed_traffic(server: BackgroundServer) -> None:
     assert not [one for one in found if "calls a second" not in one]  # times are no test's business
     assert min(seen.done.values()) > 0
     assert len(seen.done) == 9
+
+
+def test_images_of_ever_new_shapes_take_no_more_memory(server: BackgroundServer) -> None:
+    generator = np.random.default_rng(0)
+
+    def memory_after(region_counts: range) -> float:
+        with TeranClient(server.url, batch_size=8) as client:
+            for regions in region_counts:
+                features = generator.random((regions, TINY.feature_dim)).astype(np.float32)
+                image = ImageRegions(features, np.full((regions, 4), 0.5, np.float32))
+                for count in range(1, 9):
+                    assert len(client.encode_images([image] * count)) == count
+        return look(server, 0).memory["visual_encoder"]
+
+    before = memory_after(range(60, 100))
+    assert memory_after(range(20, 60)) < before + 24e6
 
 
 def test_what_grows_is_found() -> None:

@@ -61,12 +61,11 @@ def admitted(door: Door, request: Request, items: int = 1, *, bulk: bool = False
 
 @pytest.mark.parametrize("model", ["textual_encoder", "gallery"])
 def test_searches_come_before_bulk(file: LoadFile, model: str) -> None:
-    door = Door("tokenizer")
     for wait, small, large in ((0.2, True, True), (0.5, True, False), (1.1, False, False)):
         waiting(file, model, wait)
-        assert admitted(door, Request()) is small
-        assert admitted(door, Request(), bulk=True) is large
-        assert admitted(door, Request(), items=9) is large
+        assert admitted(Door("tokenizer"), Request()) is small
+        assert admitted(Door("tokenizer"), Request(), bulk=True) is large
+        assert admitted(Door("tokenizer"), Request(), items=9) is large
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1])
@@ -89,6 +88,24 @@ def test_bulk_comes_again_when_it_is_let_in(file: LoadFile, items: int, seconds:
     for part, expected in ((0.9, False), (1.05, True)):
         waiting(file, "textual_encoder", 0.9 - part * caught.value.retry_after, seconds)
         assert admitted(Door("tokenizer"), Request(), items, bulk=True) is expected
+
+
+def test_bulk_gets_half_of_a_models_time_while_others_come(
+    file: LoadFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    file.write("textual_encoder", Load(now, seconds=0.01))
+    door, done, begun = Door("tokenizer"), 0, now
+    while now < begun + 3:  # 20 searches and 20 times more bulk a second than there is time for
+        assert admitted(door, Request())
+        for _ in range(10):
+            done += 2 * admitted(door, Request(), 2, bulk=True)
+            now += 0.005
+    assert 0.4 * 3 < 0.01 * done < 0.55 * 3
+
+    now += 2  # nobody else comes any more, so there is no need to hold back
+    assert sum(admitted(door, Request(), 2, bulk=True) for _ in range(100)) > 10
 
 
 def test_bulk_that_gives_way_is_no_overload(tmp_path: Path) -> None:
