@@ -95,6 +95,11 @@ class Soak:
         start, part = int(WARM * len(self.samples)), max(2, len(self.samples) // 5)
         return self.samples[start : start + part], self.samples[-part:]
 
+    def _parts(self, count: int) -> list[list[Sample]]:
+        """The samples of so many equal parts of the time."""
+        size = max(1, len(self.samples) // count)
+        return [self.samples[i * size : (i + 1) * size] for i in range(count)]
+
     def summary(self) -> dict[str, Any]:
         """Of everything that was seen, for a file."""
         first, last = self._ends()
@@ -106,6 +111,13 @@ class Soak:
                 name: [
                     round(median(one.memory[name] for one in part if name in one.memory) / 1e6, 1)
                     for part in (first, last)
+                ]
+                for name in last[-1].memory
+            },
+            "memory_mb_by_sixths": {
+                name: [
+                    round(median(one.memory[name] for one in part if name in one.memory) / 1e6, 1)
+                    for part in self._parts(6)
                 ]
                 for name in last[-1].memory
             },
