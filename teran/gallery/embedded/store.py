@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,16 @@ class GalleryStore:
             else:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
-            self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
-            try:
+            with ExitStack() as opened:  # and closed again if anything fails
+                opened.callback(self._shard.close)
+                self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
+                opened.callback(self._redo.close)
                 changes = self._redo.changes()
                 self._do_again(changes)
                 versions = [version for _, version in self.versions()]
                 self._version = max([*versions, *(one.version for one in changes)], default=0)
                 self._check(len(versions))
-            except BaseException:
-                with suppress(Exception):
-                    self._release()
-                raise
+                opened.pop_all()
 
     def close(self) -> None:
         """Flush and close, and note how many items there are."""

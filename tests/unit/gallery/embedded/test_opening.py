@@ -107,3 +107,22 @@ def test_damaged_gallery_is_refused_and_kept(tmp_path: Path, victim: str) -> Non
     assert [name for name, _ in found(again, unit(1, 2), name="whole")] == ["b"]
     again.close()
     assert path.read_bytes() == b"damaged"
+
+
+def test_a_gallery_that_cant_be_opened_keeps_no_file_open(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    fill(first, [item("a", 1)])
+    first.close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    log = tmp_path / "galleries" / "default" / "redo"
+    log.unlink()
+    log.mkdir()
+    damaged = opened(tmp_path)
+    with pytest.raises(GalleryError, match="redo"):
+        damaged.get("default")
+    damaged.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    log.rmdir()
+    again = opened(tmp_path)
+    assert len(again.get("default")) == 1
+    again.close()
