@@ -109,7 +109,7 @@ class Flood:
         ("searches", "gallery", 0.08, 300),
         ("searches by image", "visual_encoder", 0.095, 300),
         # Straight to a model, which refuses by itself, at 80 us a request.
-        ("images", "visual_encoder", 0.08, 900),
+        ("images", "visual_encoder", 0.09, 900),
         ("like", "gallery", 0.08, 600),
     ],
 )
