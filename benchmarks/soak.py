@@ -100,6 +100,16 @@ class Soak:
         size = max(1, len(self.samples) // count)
         return [self.samples[i * size : (i + 1) * size] for i in range(count)]
 
+    def _memory_mb(self, parts: Sequence[Sequence[Sample]]) -> dict[str, list[float]]:
+        """Of every process that is there at the end, the median in each part."""
+        return {
+            name: [
+                round(median(one.memory[name] for one in part if name in one.memory) / 1e6, 1)
+                for part in parts
+            ]
+            for name in self.samples[-1].memory
+        }
+
     def summary(self) -> dict[str, Any]:
         """Of everything that was seen, for a file."""
         first, last = self._ends()
@@ -107,20 +117,8 @@ class Soak:
             "seconds": round(self.seconds),
             "calls": dict(self.done),
             "calls_per_second": [round(one, 1) for one in self.throughput()],
-            "memory_mb": {
-                name: [
-                    round(median(one.memory[name] for one in part if name in one.memory) / 1e6, 1)
-                    for part in (first, last)
-                ]
-                for name in last[-1].memory
-            },
-            "memory_mb_by_sixths": {
-                name: [
-                    round(median(one.memory[name] for one in part if name in one.memory) / 1e6, 1)
-                    for part in self._parts(6)
-                ]
-                for name in last[-1].memory
-            },
+            "memory_mb": self._memory_mb([first, last]),
+            "memory_mb_by_sixths": self._memory_mb(self._parts(6)),
             "descriptors": {
                 name: [part[-1].descriptors.get(name) for part in (first, last)]
                 for name in last[-1].descriptors

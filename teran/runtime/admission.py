@@ -55,8 +55,8 @@ class Door:
         """
         self._load, self._spared = LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
-        self._others: dict[str, float] = {}
-        """When others than bulk last came to a model."""
+        self._others_until: dict[str, float] = {}
+        """How long others than bulk are expected at a model."""
         self._next_bulk: dict[str, float] = {}
         """When bulk has had its share of a model's time, if others come."""
 
@@ -95,7 +95,7 @@ class Door:
             if items > _LARGEST or parameters.get(BULK_PARAMETER) is True:
                 self._admit_bulk(models, items)
             else:
-                self._others.update(dict.fromkeys(models, time.monotonic()))
+                self._others_until |= dict.fromkeys(models, time.monotonic() + _OTHERS)
         if patience:
             self._load.set_deadline(id_of(request), patience)
         self.count(models, items)
@@ -119,7 +119,7 @@ class Door:
         wait = self._load.wait(model, _FEW_BEFORE_BULK)
         room = _BULK_PART * self._longest - self._load.takes(model, items)
         early = wait - max(room, self._load.takes(model, _FEW_BEFORE_BULK)) if wait else 0.0
-        if now < self._others.get(model, -_OTHERS) + _OTHERS:
+        if now < self._others_until.get(model, now):
             return max(early, self._next_bulk.get(model, now) - now)
         return early
 

@@ -147,7 +147,7 @@ def test_a_model_that_dies_in_a_flood_comes_back(server: BackgroundServer) -> No
             model_process(server, "visual_encoder").kill()
             await flooding
 
-    with slowed(server, "visual_encoder", stopped=0.08):
+    with slowed(server, "visual_encoder", stopped=0.09):
         asyncio.run(run())
     assert len(flood.refused) > 50
     with TeranClient(server.url, timeout=30) as client:

@@ -94,9 +94,9 @@ class GalleryStore:
                 directory.mkdir(parents=True, exist_ok=True)
                 self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
             with ExitStack() as opened:  # and closed again if anything fails
-                opened.callback(self._shard.close)
+                opened.callback(_close_quietly, self._shard)
                 self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
-                opened.callback(self._redo.close)
+                opened.callback(_close_quietly, self._redo)
                 changes = self._redo.changes()
                 self._do_again(changes)
                 versions = [version for _, version in self.versions()]
@@ -309,6 +309,12 @@ class GalleryStore:
             yield from records
             if offset is None:
                 return
+
+
+def _close_quietly(opened: edge.EdgeShard | RedoLog) -> None:
+    """Close what is of no use, for a reason that is to be told rather than what closing says."""
+    with suppress(Exception):
+        opened.close()
 
 
 def _config(embed_dim: int) -> edge.EdgeConfig:
