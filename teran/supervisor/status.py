@@ -12,6 +12,8 @@ from rich.text import Text
 from teran.errors import TeranUnavailableError
 from teran.supervisor.health import fetch
 
+_FAILURES = ("BACKEND", "REJECTED")
+"""Triton's reasons that are the server's fault: for another, ensembles fail as a model refuses."""
 _Labels = frozenset[tuple[str, str]]
 
 
@@ -169,7 +171,8 @@ def _models(before: Scrape, now: Scrape, seconds: float) -> Iterator[ModelStatus
             requests_per_second=answered / seconds,
             refused_per_second=grown("teran_refused_requests_total") / seconds,
             failed_per_second=(
-                grown("teran_failed_requests_total") + grown("nv_inference_request_failure_total")
+                grown("teran_failed_requests_total")
+                + sum(grown("nv_inference_request_failure_total", reason=r) for r in _FAILURES)
             )
             / seconds,
             queue_ms=_ratio(grown("nv_inference_queue_duration_us_total"), 1e3 * answered),

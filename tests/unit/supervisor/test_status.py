@@ -58,3 +58,18 @@ def test_a_restarted_server_counts_from_zero() -> None:
 def test_an_idle_model_has_no_times() -> None:
     gallery = between(texts(5, BUCKETS), texts(5, BUCKETS)).models[0]
     assert (gallery.requests_per_second, gallery.queue_ms, gallery.p50_ms) == (0, None, None)
+
+
+def test_what_clients_did_wrong_is_no_failure() -> None:
+    failures = "# TYPE nv_inference_request_failure counter\n" + "".join(
+        f'nv_inference_request_failure{{model="{model}",reason="{reason}",version="1"}} {count}\n'
+        for model, reason, count in (
+            ("gallery", "BACKEND", 6),
+            ("gallery", "REJECTED", 2),
+            ("gallery", "CANCELED", 50),
+            ("search", "OTHER", 50),
+        )
+    )
+    nothing = texts(0, BUCKETS)
+    gallery, search = between(nothing, nothing + failures).models
+    assert (gallery.failed_per_second, search.failed_per_second) == (4, 0)
