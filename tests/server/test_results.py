@@ -21,6 +21,7 @@ from teran.cli.background import BackgroundServer
 from teran.model import TeranModel
 from teran.tokenizer import CaptionTokenizer
 from tests.data import captions, images
+from tests.server.test_supervision import model_process
 
 
 @torch.inference_mode()
@@ -132,7 +133,15 @@ def test_requests_form_batches(server: BackgroundServer) -> None:
                 return stats.inference_count, stats.execution_count
 
             before = await statistics()
-            await asyncio.gather(*(client.encode_captions("a dog runs") for _ in range(200)))
+            calls = [client.encode_captions("a dog runs") for _ in range(200)]
+            encoder = model_process(server, "textual_encoder")
+            encoder.suspend()  # it may be faster than requests come
+            try:
+                answers = asyncio.gather(*calls)
+                await asyncio.sleep(0.3)
+            finally:
+                encoder.resume()
+            await answers
             while (after := await statistics())[0] < before[0] + 200:  # Triton answers, then counts
                 await asyncio.sleep(0.01)
         return after[0] - before[0], after[1] - before[1]
