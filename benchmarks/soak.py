@@ -38,6 +38,7 @@ GROWTH = 0.02
 _SLACK = 4 << 20
 """Bytes that a process may gain in any case: the heap's own hoarding."""
 _ITEMS = 300
+_REGIONS = range(10, 61)
 _SHM = Path("/dev/shm")
 console = Console()
 Work = Callable[[TeranClient], object]
@@ -127,9 +128,9 @@ class Soak:
         }
 
 
-def picture(generator: np.random.Generator, dim: int) -> ImageRegions:
-    """A random image of 10 to 60 regions."""
-    regions = int(generator.integers(10, 61))
+def picture(generator: np.random.Generator, dim: int, regions: int | None = None) -> ImageRegions:
+    """A random image, of 10 to 60 regions unless told how many."""
+    regions = regions or int(generator.choice(_REGIONS))
     corner = generator.random((regions, 2)) * 0.5
     boxes = np.concatenate([corner, corner + 0.3], axis=1).astype(np.float32)
     return ImageRegions(generator.exponential(1.0, (regions, dim)).astype(np.float32), boxes)
@@ -239,7 +240,11 @@ def soak(
                         over.wait(1)
                 over.wait(random.random() * 0.05)
 
-    with TeranClient(server.url) as client:
+    with TeranClient(server.url, batch_size=8) as client:
+        for regions in _REGIONS:  # an engine keeps something for every shape, up to a bound
+            image = picture(np.random.default_rng(0), dim, regions)
+            for count in range(1, 9):
+                client.encode_images([image] * count)
         doing = {k: v for k, v in works(captions, dim).items() if k not in without}
         doing["writes"](client)
         client.index(

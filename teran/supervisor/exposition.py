@@ -138,7 +138,7 @@ def _galleries(path: Path) -> Iterator[Metric]:
         ("teran_gallery_items", "Items of a gallery", "items"),
         ("teran_gallery_generation", "Changes of a gallery since it was opened", "generation"),
         ("teran_gallery_memory_bytes", "Memory of a gallery's copy", "bytes_in_memory"),
-        ("teran_gallery_disk_bytes", "Files of a gallery", "bytes_on_disk"),
+        ("teran_gallery_disk_bytes", "What files of a gallery take on the disk", "bytes_on_disk"),
     )
     for name, meaning, key in exposed:
         family = GaugeMetricFamily(name, meaning, labels=["gallery"])

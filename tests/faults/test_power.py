@@ -109,6 +109,20 @@ def test_a_deleted_item_does_not_come_back_in_the_place_of_a_new_one(
             check(galleries, {})
 
 
+def test_power_is_lost_while_room_is_given_back(library: Path, tmp_path: Path) -> None:
+    dice = random.Random(3)
+    for cut in range(CUTS):
+        root = tmp_path / str(cut) / "root"
+        root.mkdir(parents=True)
+        run_until(dice.random(), library, root, "vacuum.py")
+        for outcome in disk.OUTCOMES:
+            with opened(left(library, root, outcome, cut)) as galleries:
+                assert not galleries.info()["unusable"], outcome
+                names = {one.id for one in galleries.get("default").store.items()}
+                assert names == {f"i{i}" for i in range(300)}, outcome
+                check(galleries, {f"i{i}": i for i in range(300)})
+
+
 def test_power_is_lost_while_galleries_are_managed(library: Path, tmp_path: Path) -> None:
     dice = random.Random(2)
     for cut in range(CUTS):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import NAME, GalleryCatalog, Model, check_name, unknown
 from teran.gallery.courtesy import Courtesy
-from teran.gallery.embedded.files import files_in, make_directory, rename_durably, write_durably
+from teran.gallery.embedded.files import make_directory, rename_durably, room_of, write_durably
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery, read_description
 from teran.gallery.embedded.lock import LOCK, lock_directory
 from teran.gallery.embedded.snapshot import extract_snapshot, write_snapshot
@@ -102,6 +102,7 @@ class EmbeddedCatalog(GalleryCatalog):
                 if not path.is_dir() or not NAME.fullmatch(path.name):
                     raise GalleryError(f"{path} is no gallery; move it away")
                 self._open[path.name] = self._load(path.name)
+                self._open[path.name].store.vacuum()
             except Exception as error:  # whatever its files hold, it must not hold up the others
                 self._set_aside(path.name, _as_ours(path, error))
         self.writer = Writer(self._maintain)
@@ -195,7 +196,7 @@ class EmbeddedCatalog(GalleryCatalog):
             make_directory(folder)
             self._require_room(folder)
             gallery.store.flush()
-            require_free(folder, sum(size for _, size in files_in(gallery.directory / "store")))
+            require_free(folder, room_of(gallery.directory / "store"))
             write_snapshot(gallery.directory, gallery.store.count(), temporary)
             rename_durably(temporary, path)
         except (GalleryError, OSError, tarfile.TarError) as error:
@@ -215,7 +216,7 @@ class EmbeddedCatalog(GalleryCatalog):
         shutil.rmtree(temporary, ignore_errors=True)
         made = False
         try:
-            require_free(self._directory, path.stat().st_size)
+            require_free(self._directory, 512 * path.stat().st_blocks)
             items = extract_snapshot(path, temporary)
             read_description(temporary).check(name, self._model)
             rename_durably(temporary, directory)

@@ -1,9 +1,18 @@
 """Files that are there whole or not at all, also after a loss of power."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_BLOCK = 1 << 16
+"""Bytes that are a hole if they are all zeros."""
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -71,7 +80,7 @@ def sync_tree(directory: Path) -> None:
     Raises:
         OSError: it can't be done.
     """
-    for path, _ in files_in(directory):
+    for path in files_in(directory):
         sync_file(path)
     sync_names(directory)
 
@@ -98,15 +107,41 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def files_in(directory: Path) -> Iterator[tuple[Path, int]]:
-    """All files below a directory with their sizes; what goes away meanwhile is left out."""
+def files_in(directory: Path) -> Iterator[Path]:
+    """All files below a directory."""
     for folder, _, names in os.walk(directory):
-        for name in names:
-            path = Path(folder, name)
-            try:
-                yield path, path.stat().st_size
-            except FileNotFoundError:
-                continue
+        yield from (Path(folder, name) for name in names)
+
+
+def room_of(directory: Path) -> int:
+    """Bytes that a directory's files take on the disk, without their holes."""
+    room = 0
+    for path in files_in(directory):
+        with suppress(FileNotFoundError):  # it has gone meanwhile
+            room += 512 * path.stat().st_blocks
+    return room
+
+
+@contextmanager
+def sparse_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file that has holes where zeros are written; it is on the disk in the end.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with io.BufferedWriter(_SparseFile(path, "w"), _BLOCK) as file:
+        yield file
+        file.truncate()
+        os.fsync(file.fileno())
+
+
+class _SparseFile(io.FileIO):
+    def write(self, data: "ReadableBuffer", /) -> int:
+        values = bytes(data)
+        if values.count(0) == len(values):
+            self.seek(len(values), os.SEEK_CUR)
+            return len(values)
+        return super().write(values)
 
 
 def digest(path: Path) -> str:

@@ -19,7 +19,7 @@ from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Description, Model
 from teran.gallery.courtesy import Courtesy
 from teran.gallery.embedded.compact_files import PersistentCompact
-from teran.gallery.embedded.files import files_in, rename_durably, sync_tree, write_durably
+from teran.gallery.embedded.files import rename_durably, room_of, sync_tree, write_durably
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item, point_of
 from teran.gallery.search.compact import prepare
@@ -195,7 +195,7 @@ class EmbeddedGallery:
             "generation": self._compact.generation,
             "model": asdict(self.model),
             "bytes_in_memory": self._compact.memory_bytes(),
-            "bytes_on_disk": sum(size for _, size in files_in(self.directory)),
+            "bytes_on_disk": room_of(self.directory),
             "bounds": self._compact.basis.length if self._compact.basis else None,
         }
 

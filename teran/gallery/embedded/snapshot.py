@@ -5,13 +5,13 @@ The list comes last, so a file that was cut off has none.
 
 import io
 import json
-import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
 from teran.errors import GalleryError
-from teran.gallery.embedded.files import digest, files_in, sync_directory, sync_tree
+from teran.gallery.embedded.files import digest, files_in, sparse_file, sync_directory, sync_names
 
 _LIST = "snapshot.json"
 
@@ -24,19 +24,16 @@ def write_snapshot(directory: Path, items: int, path: Path) -> None:
     """
     files = {
         "gallery.json",
-        *(str(f.relative_to(directory)) for f, _ in files_in(directory / "store")),
+        *(str(file.relative_to(directory)) for file in files_in(directory / "store")),
     }
     digests = {name: digest(directory / name) for name in sorted(files)}
     data = json.dumps({"items": items, "files": digests}, indent=1).encode()
-    with path.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            for name in digests:
-                archive.add(directory / name, name)
-            entry = tarfile.TarInfo(_LIST)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-        file.flush()
-        os.fsync(file.fileno())
+    with sparse_file(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for name in digests:
+            archive.add(directory / name, name)
+        entry = tarfile.TarInfo(_LIST)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
     sync_directory(path.parent)
 
 
@@ -49,7 +46,8 @@ def extract_snapshot(path: Path, directory: Path) -> int:
     """
     try:
         with tarfile.open(path, "r:") as archive:
-            archive.extractall(directory, filter="data")
+            for member in archive:
+                _extract(archive, tarfile.data_filter(member, str(directory)), directory)
         content = json.loads((directory / _LIST).read_bytes())
         wanted: dict[str, Any] = content["files"]
         items = int(content["items"])
@@ -63,7 +61,7 @@ def extract_snapshot(path: Path, directory: Path) -> int:
     ) as error:
         raise GalleryError(f"it is cut off or damaged: {error}") from error
     (directory / _LIST).unlink()
-    there = {str(file.relative_to(directory)) for file, _ in files_in(directory)}
+    there = {str(file.relative_to(directory)) for file in files_in(directory)}
     if there != wanted.keys():
         raise GalleryError(
             f"it is damaged: {sorted(there ^ wanted.keys())[0]} is missing or foreign"
@@ -71,5 +69,15 @@ def extract_snapshot(path: Path, directory: Path) -> int:
     for name, sum_ in wanted.items():
         if digest(directory / name) != sum_:
             raise GalleryError(f"it is damaged: {name} has changed since it was written")
-    sync_tree(directory)
+    sync_names(directory)
     return items
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
+    content = archive.extractfile(member) if member.isfile() else None
+    if content is None:
+        raise GalleryError(f"it is damaged: {member.name} is no file")
+    path = directory / member.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content, sparse_file(path) as file:
+        shutil.copyfileobj(content, file)

@@ -19,7 +19,7 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.embedded.files import sync_directory, sync_names, write_durably
+from teran.gallery.embedded.files import room_of, sync_directory, sync_names, write_durably
 from teran.gallery.embedded.redo import Change, Deletion, RedoLog
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
@@ -33,6 +33,8 @@ mapped page the disk has no room for is killed."""
 _BYTES_PER_VALUE = 16
 """What a value may take on the disk while it is in the log as well."""
 _TALLY = "store.json"
+_CONFIG = "edge_config.json"
+"""The engine's own."""
 _REDO = "redo"
 _LARGEST_REDO = 64 << 20
 """Bytes of the log after which the shard is flushed, however busy it is."""
@@ -115,6 +117,26 @@ class GalleryStore:
         with suppress(OSError):  # it is only for the case that something is lost
             tally = {"items": count, "version": self._version}
             write_durably(self._tally, json.dumps(tally) + "\n")
+
+    def vacuum(self) -> None:
+        """Give the room of deleted items back to the disk, where most of them are deleted.
+
+        No other thread runs meanwhile, for ten seconds or so where a gigabyte stays: this
+        is for the start. It is left out where the disk has no room for both, and if it fails, as
+        nothing depends on it. A store that was made before there was this keeps its room.
+        """
+        try:
+            if "optimizers" not in (self._directory / _CONFIG).read_text(encoding="utf-8"):
+                return
+            before = room_of(self._directory)
+            require_free(self._directory, before)
+            with self._writing, engine_errors(f"{self._directory} keeps the room of deleted items"):
+                if self._shard.optimize():
+                    self._flush()
+                    freed = before - room_of(self._directory)
+                    _log.info("%s: %d MiB of deleted items freed", self._directory, freed >> 20)
+        except (GalleryError, OSError) as error:
+            _log.warning("%s", error)
 
     def _release(self) -> None:
         """Let go of all files, so that their room is free once they are removed."""
@@ -318,7 +340,10 @@ def _close_quietly(opened: edge.EdgeShard | RedoLog) -> None:
 
 
 def _config(embed_dim: int) -> edge.EdgeConfig:
-    """Multivectors compared by MaxSim, as a Qdrant cluster holds them; no graph over them."""
+    """Multivectors compared by MaxSim, as a Qdrant cluster holds them; no graph over them.
+
+    The room of what was deleted is all that `optimize` may change, where that is more than half.
+    """
     vectors = edge.EdgeVectorParams(
         size=embed_dim,
         distance=edge.Distance.Dot,
@@ -327,7 +352,15 @@ def _config(embed_dim: int) -> edge.EdgeConfig:
         hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
         memory=edge.Memory.Cold,
     )
-    return edge.EdgeConfig(vectors={VECTORS: vectors}, payload_memory=edge.Memory.Cold)
+    optimizers = edge.EdgeOptimizersConfig(
+        deleted_threshold=0.5, indexing_threshold=0, default_segment_number=1
+    )
+    return edge.EdgeConfig(
+        vectors={VECTORS: vectors},
+        payload_memory=edge.Memory.Cold,
+        optimizers=optimizers,
+        wal_enabled=False,  # the redo log is one
+    )
 
 
 class _EdgeDialect:
