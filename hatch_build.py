@@ -1,7 +1,7 @@
 """Compiles the native libraries when the package is built or installed for development.
 
 Without a compiler, or on another processor, the package is built without them: searches then run on
-numpy, slower and with the same results, and Triton gives models up that stand still for a second.
+numpy, slower and with the same results, and Triton is served with its faults.
 """
 
 import os
@@ -15,9 +15,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LIBRARIES = {
-    Path("teran/gallery/search/kernels/scan.c"): "libscan.so",
-    Path("teran/supervisor/patience.c"): "libpatience.so",
+    "teran/gallery/search/kernels/libscan.so": ["scan.c"],
+    "teran/supervisor/preload/libpreload.so": ["discretion.c", "patience.c"],
 }
+"""Each lies beside its sources."""
 FLAGS = ("-O2", "-fno-strict-aliasing", "-shared", "-fPIC")
 
 
@@ -32,22 +33,22 @@ class NativeHook(BuildHookInterface[Any]):
         if platform.machine() != "x86_64" or not compiler:
             self.app.display_warning("building without the native libraries")
             return
-        for source, name in LIBRARIES.items():
-            library = source.with_name(name)
-            if self._compile(compiler, source, library):
-                build_data["artifacts"].append(str(library))
+        for name, sources in LIBRARIES.items():
+            if self._compile(compiler, Path(name), sources):
+                build_data["artifacts"].append(name)
                 build_data["pure_python"] = False
                 # They are no Python extensions: one wheel serves every version of Python.
                 platform_tag = sysconfig.get_platform().replace("-", "_")
                 build_data["tag"] = f"py3-none-{platform_tag}"
 
-    def _compile(self, compiler: str, source: Path, library: Path) -> bool:
+    def _compile(self, compiler: str, library: Path, sources: list[str]) -> bool:
         root = Path(self.root)
         made = library.with_suffix(".new.so")  # one that a process has mapped must not change
-        command = [compiler, *FLAGS, "-o", str(made), str(source)]
+        inputs = [str(library.with_name(source)) for source in sources]
+        command = [compiler, *FLAGS, "-o", str(made), *inputs]
         result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
         if result.returncode:
-            self.app.display_warning(f"{source} does not build: {result.stderr}")
+            self.app.display_warning(f"{library} does not build: {result.stderr}")
             return False
         (root / made).replace(root / library)
         return True

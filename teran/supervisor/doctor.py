@@ -106,11 +106,12 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
     if "--model-repository" in ran.stdout + ran.stderr:
         yield good("triton", f"{'.'.join(map(str, server.version)) or '?'}, {server.binary}")
         yield from _vulnerabilities(server.version)
-        if not installation.has_patience():
+        if not installation.has_preload():
             yield warning(
-                "patience",
+                "preload",
                 "built without it, or for a newer system: where a model's process stands still for "
-                "a second, as when the virtual machine pauses, Triton answers wrongly or ends",
+                "a second, as when the virtual machine pauses, Triton answers wrongly or ends, and "
+                "where /dev/shm is full, it names its shared memory to clients",
                 "install a C compiler, then teran-serving again",
             )
     else:
@@ -123,7 +124,14 @@ def _triton(_: ServeSettings) -> Iterator[Finding]:
 
 
 def _vulnerabilities(found: tuple[int, ...]) -> Iterator[Finding]:
-    if found and found < MENDED:
+    if not found:
+        yield warning(
+            "vulnerabilities",
+            f"Triton does not say its version; before {'.'.join(map(str, MENDED))} it is open to "
+            "CVE-2025-23319, -23320, -23334, -23310 and -23311",
+            "find out which one it is, and see docs/security.md",
+        )
+    elif found < MENDED:
         yield warning(
             "vulnerabilities",
             f"Triton {'.'.join(map(str, found))} is open to CVE-2025-23319, -23320 and -23334, and "

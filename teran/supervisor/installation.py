@@ -24,8 +24,8 @@ _WHEELS = {"0.7.0": (2, 51, 0)}
 """Triton's version in releases of nvidia-pytriton."""
 _NUMBERS = re.compile(r"\d+")
 _STUB = "triton_python_backend_stub"
-_PATIENCE = Path(__file__).with_name("libpatience.so")
-"""Compiled from patience.c, where the build found a compiler."""
+_PRELOAD = Path(__file__).with_name("preload") / "libpreload.so"
+"""Mends Triton where it can't be mended otherwise; compiled where the build found a compiler."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class TritonInstallation:
         """
         environment = dict(os.environ)
         paths = [str(path) for path in self.libraries]
-        if has_patience():
-            paths.append(str(_PATIENCE.parent))
+        if has_preload():
+            paths.append(str(_PRELOAD.parent))
             # By its name alone: a path with a space in it can't be preloaded.
-            preloaded = f"{_PATIENCE.name} {environment.get('LD_PRELOAD', '')}"
+            preloaded = f"{_PRELOAD.name} {environment.get('LD_PRELOAD', '')}"
             environment["LD_PRELOAD"] = preloaded.strip()
         if library := _python_library():
             paths.append(str(library))
@@ -117,10 +117,10 @@ def find() -> TritonInstallation:
     return TritonInstallation(root / "bin" / "tritonserver", root / "backends", libraries, stub)
 
 
-def has_patience() -> bool:
-    """Whether the library that has Triton wait is there, and fits this system."""
+def has_preload() -> bool:
+    """Whether the library that mends Triton is there, and fits this system."""
     with suppress(OSError):
-        ctypes.CDLL(str(_PATIENCE))
+        ctypes.CDLL(str(_PRELOAD))
         return True
     return False
 
