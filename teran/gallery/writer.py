@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ _MOST_WAITING = 1024
 """Items that may wait to be written, with all their rows."""
 _IDLE = 0.5
 """Seconds without writes after which there is time to look after the galleries."""
+_NUMBER_BITS = 53
+"""Of a job's number, which JSON brings everywhere."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +52,7 @@ class Writer:
         self._when_idle = when_idle
         self._executor = ThreadPoolExecutor(1, "gallery job")
         self._long: Future[Any] | None = None
-        self._started = self._waiting = 0
+        self._number = self._waiting = 0
         self._counting = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="gallery writer")
@@ -91,15 +94,15 @@ class Writer:
     def start(self, action: Callable[[], Any]) -> "Future[int]":
         """Run something long beside searches, after what was written before.
 
-        Writes are refused meanwhile. The result is its number, known when it begins.
+        Writes are refused meanwhile. The result is its number, known when it begins, which no other
+        has, nor had in a process before: who waits for it may not get what is another's.
 
         Raises:
             GalleryBusyError: something is running already.
         """
         self._require_quiet()
-        self._started += 1
-        number, long = self._started, Future[Any]()
-        self._long = long
+        self._number = number = random.SystemRandom().getrandbits(_NUMBER_BITS)
+        self._long = long = Future[Any]()
 
         def begin() -> int:
             try:
@@ -115,11 +118,11 @@ class Writer:
         """What came of `start`; None while it runs.
 
         Raises:
-            TeranInputError: there was no such thing, or something else was started since.
+            TeranInputError: there was no such thing in this process, or something else since.
             TeranError: it failed.
         """
-        if self._long is None or number != self._started:
-            raise TeranInputError(f"there is no job {number}")
+        if self._long is None or number != self._number:
+            raise TeranInputError(f"there is no job {number}, or no longer; it may have been done")
         return self._long.result() if self._long.done() else None
 
     @property

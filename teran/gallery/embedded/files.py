@@ -40,13 +40,13 @@ def rename_durably(source: Path, target: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory where there is none; on return it is on the disk.
+    """Make a directory for its user alone where there is none; on return it is on the disk.
 
     Raises:
         OSError: it can't be made.
     """
     if not directory.is_dir():
-        directory.mkdir()
+        directory.mkdir(mode=0o700)
         sync_directory(directory.parent)
 
 
@@ -138,7 +138,7 @@ def sparse_file(path: Path) -> Iterator[BinaryIO]:
 class _SparseFile(io.FileIO):
     def write(self, data: "ReadableBuffer", /) -> int:
         values = bytes(data)
-        if values.count(0) == len(values):
+        if values == bytes(len(values)):
             self.seek(len(values), os.SEEK_CUR)
             return len(values)
         return super().write(values)

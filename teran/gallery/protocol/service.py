@@ -34,6 +34,7 @@ from teran.runtime.settings import RequestLimits
 WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
 """Operations that change galleries."""
 _AWAY = GalleryUnreachableError | GalleryBusyError
+_TOO_LARGE = "the answers to what was asked at once are too large together; try again soon"
 _Set = tuple[Floats, Sequence[str]]
 """A query's rows and, of a sentence, their word pieces."""
 
@@ -122,15 +123,19 @@ class GalleryService:
                 request.respond(self._reported_error(request, error))
             return
         self._record_searches(found)
-        pairs = iter(zip(flat, found, strict=True))
+        pairs, total = iter(zip(flat, found, strict=True)), 0
         for request, _, read in group:
             mine = [next(pairs) for _ in read]
             try:
                 answer = results(gallery, request, mine, self._limits.max_answer_bytes)
+                size = sum(map(len, answer["records"].flat))
+                if total and total + size > self._limits.max_answer_bytes:
+                    raise GalleryBusyError(_TOO_LARGE)  # all are there before any is sent
             except Exception as error:
                 request.respond(self._reported_error(request, error))
             else:
                 request.respond(answer)
+                total += size
 
     def _read_search(self, request: Request, gallery: Gallery, *, like: bool) -> list[Search]:
         k = request.get("k", int, 10)
@@ -146,6 +151,12 @@ class GalleryService:
             sets: list[_Set] = [(gallery.rows_of(identifier), ()) for identifier in ids]
         else:
             sets = self._queries(request)
+        rows = sum(len(rows) for rows, _ in sets)
+        if rows > self._limits.max_query_rows:
+            raise TeranInputError(
+                f"the queries have {rows} rows; at most {self._limits.max_query_rows} are accepted "
+                "in a request"
+            )
         return [
             Search(Query(rows, k, min_score_per_word=least, exact=exact), tuple(tokens), where)
             for rows, tokens in sets
@@ -158,12 +169,6 @@ class GalleryService:
             present = present_rows(embeddings)
             names = read_tokens(tokens[i][present]) if tokens is not None else ()
             result.append((normalised(embeddings[present]), names))
-        rows = sum(len(rows) for rows, _ in result)
-        if rows > self._limits.max_query_rows:
-            raise TeranInputError(
-                f"the queries have {rows} rows; at most {self._limits.max_query_rows} are accepted "
-                "in a request"
-            )
         return result
 
     def _embeddings(self, request: Request) -> npt.NDArray[np.float32]:
