@@ -156,7 +156,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
         async def send(batch: Sequence[ImageRegions], *, bulk: bool = False) -> Sequence[Floats]:
             outputs = await self._infer(
-                "visual_encoder",
+                "encode_image",
                 protocol.image_inputs(batch, info),
                 ("region_embeddings",),
                 timeout=timeout,

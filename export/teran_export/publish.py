@@ -186,10 +186,11 @@ def _build(
     engine.build(sources[ALIGNMENT], folder, "fp32", [])
     builder.add_engine(sources[ALIGNMENT], engine, "fp32")
     _keep_timing_cache(work, repository)
+    builder.add_admission()
     builder.add_ensembles(ENSEMBLES)
     if model.config.pooling in GALLERY_POOLINGS:
         builder.add_gallery(request["bundle"])
-        builder.add_helpers()
+        builder.add_stored()
         builder.add_ensembles(GALLERY_ENSEMBLES)
     else:
         report(f"no gallery: it can't be searched by {model.config.pooling.value}")

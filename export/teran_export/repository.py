@@ -20,7 +20,7 @@ from teran_export.limits import MAX_CELLS, MAX_REGIONS
 from teran_export.options import Limits
 
 VERSION = "1"
-ENSEMBLES = ("encode_caption", "match")
+ENSEMBLES = ("encode_caption", "encode_image", "match")
 GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions", "change")
 GALLERY_POOLINGS = ("MrSw", "MwSr", "symm")
 _STATIC_WORDS = (16, 32)
@@ -118,19 +118,20 @@ class RepositoryBuilder:
         self._warm_up(config, "ping", {"record": pack_texts([b"{}"])})
         self._write(config)
 
-    def add_helpers(self) -> None:
-        """Add the models at the ends of the galleries' ensembles: `admission` and `stored`."""
-        largest = max(self._limits.max_images, self._limits.max_captions)
-        samples: dict[str, Arrays] = {
-            "admission": {"region_mask": np.ones((1, USUAL_REGIONS), np.bool_)},
-            "stored": {"ticket": np.zeros((1, 1), np.int64)},
-        }
-        for name, sample in samples.items():
-            self._add_code(name)
-            config = _source(name)
-            config.max_batch_size = largest
-            self._warm_up(config, "ping", sample)
-            self._write(config)
+    def add_admission(self) -> None:
+        """Add the `admission` model, where ensembles with images begin."""
+        self._add_helper("admission", {"region_mask": np.ones((1, USUAL_REGIONS), np.bool_)})
+
+    def add_stored(self) -> None:
+        """Add the `stored` model, where ensembles that write end."""
+        self._add_helper("stored", {"ticket": np.zeros((1, 1), np.int64)})
+
+    def _add_helper(self, name: str, sample: Arrays) -> None:
+        self._add_code(name)
+        config = _source(name)
+        config.max_batch_size = max(self._limits.max_images, self._limits.max_captions)
+        self._warm_up(config, "ping", sample)
+        self._write(config)
 
     def add_ensembles(self, names: Sequence[str]) -> None:
         """Add ensembles, whose tensors follow from the models they are made of."""
@@ -142,7 +143,7 @@ class RepositoryBuilder:
                     tensor.dims[-1] = features
                     tensor.data_type = self._feature_type
             for tensor in config.output:
-                if tensor.name == "word_embeddings":
+                if tensor.name in ("word_embeddings", "region_embeddings"):
                     tensor.dims[-1] = embed
             if config.max_batch_size:
                 limits, of_captions = self._limits, config.input[0].name == "caption"

@@ -23,10 +23,8 @@ _BULK_SHARE = 1 / 2
 """Of a model's time: more bulk does not get while others come too."""
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
-
-
-_QUEUE = 4
-"""Requests in one execution, which tell that they had to wait for it."""
+_WORTH_ASKING = 4
+"""Items of one execution, which may have waited, or are much work."""
 
 
 class DeferredError(TeranOverloadedError):
@@ -148,11 +146,11 @@ class Desk:
             self._spared -= len(requests)
             return [None] * len(requests)
         excess = self._load.take_excess(self._model, len(requests))
-        had_to_wait = len(requests) >= _QUEUE
+        worth_asking = sum(map(items_of, requests)) >= _WORTH_ASKING
         return [
             _overloaded(EXCESSIVE * self._longest, self._longest)
             if i < excess
-            else self._gone(request, had_to_wait)
+            else self._gone(request, worth_asking)
             for i, request in enumerate(requests)
         ]
 
@@ -161,9 +159,9 @@ class Desk:
         items = len(failed) if self._model in UNBATCHED else sum(map(items_of, failed))
         self._load.admit(self._model, -items)
 
-    def _gone(self, request: Any, had_to_wait: bool) -> TeranError | None:
+    def _gone(self, request: Any, worth_asking: bool) -> TeranError | None:
         # Triton tells of a step in an ensemble never that its caller has gone, and takes 60 us.
-        if self._load.is_over(id_of(request)) or (had_to_wait and request.is_cancelled()):
+        if self._load.is_over(id_of(request)) or (worth_asking and request.is_cancelled()):
             return TeranTimeoutError("nobody waits for this request any more")
         return None
 

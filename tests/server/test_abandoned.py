@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from teran_client import AsyncTeranClient, TeranTimeoutError
+from teran_client.protocol import image_inputs
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.health import fetch
@@ -56,10 +57,15 @@ def test_a_call_that_went_away_is_not_computed(server: BackgroundServer) -> None
 
     async def run() -> None:
         async with AsyncTeranClient(server.url) as client:
-            await client.encode_images(photo)
+            inputs = image_inputs([photo], await client.info())
+
+            async def encode() -> object:
+                return await client._infer("visual_encoder", inputs, ("region_embeddings",))
+
+            await encode()
             encoder.suspend()
             try:
-                calls = [asyncio.create_task(client.encode_images(photo)) for _ in range(20)]
+                calls = [asyncio.create_task(encode()) for _ in range(20)]
                 while len(queued) < 3 or not 10 < queued[-3] == queued[-1]:
                     await asyncio.sleep(0.05)
                     queued.append(waiting(server, "visual_encoder"))
@@ -71,7 +77,7 @@ def test_a_call_that_went_away_is_not_computed(server: BackgroundServer) -> None
                 await asyncio.sleep(0.2)
             finally:
                 encoder.resume()
-            await client.encode_images(photo)
+            await encode()
 
     asyncio.run(run())
     assert metric(server, "teran_abandoned_requests", "visual_encoder") >= before + queued[-1]

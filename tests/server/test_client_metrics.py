@@ -34,7 +34,7 @@ def test_calls_are_counted(server: BackgroundServer, registry: CollectorRegistry
             client.match(images(1)[0], "!")
     seconds = "teran_client_request_seconds_count"
     assert value(registry, seconds, call="encode_caption") == 1
-    assert value(registry, seconds, call="visual_encoder") == 1
+    assert value(registry, seconds, call="encode_image") == 1
     assert value(registry, seconds, call="match") == 1
     assert value(registry, "teran_client_errors_total", call="match", kind="TeranInputError") == 1
     assert value(registry, "teran_client_in_flight_requests") == 0

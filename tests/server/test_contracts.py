@@ -61,6 +61,14 @@ CONTRACTS: dict[str, tuple[Tensors, Tensors]] = {
             "truncated": ("BOOL", [-1, 1]),
         },
     ),
+    "encode_image": (
+        {
+            "region_features": ("FP32", [-1, -1, F]),
+            "boxes": ("FP32", [-1, -1, 4]),
+            "region_mask": ("BOOL", [-1, -1]),
+        },
+        {"region_embeddings": ("FP32", [-1, -1, E])},
+    ),
     "match": (
         {
             "caption": ("BYTES", [-1, 1]),

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from teran_client import AsyncTeranClient, Entry, TeranClient, TeranOverloadedError
+from teran_client.protocol import image_inputs
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.health import fetch
@@ -81,9 +82,12 @@ class Flood:
             "searches": lambda: client.search("a dog runs", timeout=30),
             "searches by image": lambda: client.search(photo, timeout=30),
             "images": lambda: client.encode_images(photo, timeout=30),
+            "images, straight": lambda: client._infer(
+                "visual_encoder", inputs, outputs, timeout=30
+            ),
             "like": lambda: client.search_like(photo.name, timeout=30),
         }
-        await client.info()
+        inputs, outputs = image_inputs([photo], await client.info()), ("region_embeddings",)
 
         async def one() -> None:
             started = time.monotonic()
@@ -108,8 +112,9 @@ class Flood:
         ("captions", "textual_encoder", 0.095, 300),
         ("searches", "gallery", 0.08, 300),
         ("searches by image", "visual_encoder", 0.095, 300),
+        ("images", "visual_encoder", 0.095, 300),
         # Straight to a model, which refuses by itself, at 80 us a request.
-        ("images", "visual_encoder", 0.09, 900),
+        ("images, straight", "visual_encoder", 0.09, 900),
         ("like", "gallery", 0.08, 600),
     ],
 )
@@ -142,7 +147,9 @@ def test_a_model_that_dies_in_a_flood_comes_back(server: BackgroundServer) -> No
 
     async def run() -> None:
         async with AsyncTeranClient(server.url) as client:
-            flooding = asyncio.create_task(flood.run(client, "images", rate=900, seconds=6))
+            flooding = asyncio.create_task(
+                flood.run(client, "images, straight", rate=900, seconds=6)
+            )
             await asyncio.sleep(3)
             model_process(server, "visual_encoder").kill()
             await flooding

@@ -1,9 +1,10 @@
 """The `admission` model: lets images in, or refuses them while too much is waiting."""
 
 import json
-from time import perf_counter
+from time import monotonic_ns, perf_counter
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from teran.errors import TeranError
@@ -13,8 +14,10 @@ from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
 
-_NEEDED, _LATER = ("visual_encoder",), ("gallery",)
-"""The models of every ensemble that begins here. Searches overtake what waits for the first."""
+_NEEDED = ("visual_encoder",)
+"""The models of every ensemble that begins here."""
+_SEARCHED = ("gallery",)
+"""Where searches go on to, overtaken meanwhile by those for captions."""
 
 
 class TritonPythonModel:
@@ -32,14 +35,17 @@ class TritonPythonModel:
             mask = pb_utils.get_input_tensor_by_name(request, "region_mask")
             count = len(mask.as_numpy())
             try:
-                self._door.admit(request, parameters_of(request), count, _NEEDED, _LATER)
+                is_search = "accepted_at" in request.requested_output_names()
+                later = _SEARCHED if is_search else ()
+                self._door.admit(request, parameters_of(request), count, _NEEDED, later)
             except TeranError as error:
                 errors.append(error)
                 responses.append(error_response(error))
                 continue
             items += count
             errors.append(None)
-            responses.append(pb_utils.InferenceResponse([mask]))
+            accepted_at = pb_utils.Tensor("accepted_at", np.full((count, 1), monotonic_ns()))
+            responses.append(pb_utils.InferenceResponse([mask, accepted_at]))
         seconds = perf_counter() - started
         self._recorder.execution(items, errors, seconds)
         for request, error in zip(requests, errors, strict=True):

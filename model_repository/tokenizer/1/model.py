@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from teran.commandline import from_environment
 from teran.contract import pack_texts
 from teran.errors import TeranError, TeranInputError
-from teran.runtime.admission import Door, warm_ups
+from teran.runtime.admission import Desk, Door, warm_ups
 from teran.runtime.metrics import CAPTION_WORD_PIECES, CAPTIONS_TRUNCATED, Recorder
 from teran.runtime.request import parameters_of
 from teran.runtime.request_log import RequestLog
@@ -31,17 +31,21 @@ class TritonPythonModel:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer = CaptionTokenizer(tokenizer, limit)
         self._most_bytes = from_environment(RequestLimits).max_caption_bytes
+        self._desk = Desk("tokenizer", warm_ups(config))
         self._door = Door("tokenizer", warm_ups(config))
         self._recorder, self._log = Recorder("tokenizer"), RequestLog("tokenizer")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._respond(request) for request in requests]
+        verdicts = self._desk.sort(requests)
+        return [self._respond(*one) for one in zip(requests, verdicts, strict=True)]
 
-    def _respond(self, request: Any) -> Any:
+    def _respond(self, request: Any, verdict: TeranError | None) -> Any:
         started, accepted_at = perf_counter(), monotonic_ns()
         error: TeranError | None = None
         batch: TokenBatch | None = None
         try:
+            if verdict:
+                raise verdict
             batch = self._tokenize(request)
             response = _response(request, batch, accepted_at)
         except TeranError as caught:

@@ -96,7 +96,7 @@ def test_published_repository_is_complete(published: Path) -> None:
         assert (published / name).stat().st_size == size
     assert {path.parent.name for path in published.glob("*/config.pbtxt")} == {
         *("tokenizer", "visual_encoder", "textual_encoder"),
-        *("alignment", "encode_caption", "match", "gallery"),
+        *("alignment", "encode_caption", "encode_image", "match", "gallery"),
         *("index", "search", "index_captions", "search_captions"),
         *("admission", "stored", "change"),
     }
