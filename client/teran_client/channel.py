@@ -40,7 +40,8 @@ _log = logging.getLogger(__name__)
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 _MOST_CRASHES = 3
-"""So often a process may die of a request; others die with it, so it is not sent once more."""
+"""So often a process may die of a request, or a connection break over it, as the server may have
+died; others die with it, so it is not sent once more."""
 _RECOVERY = 2.0
 """Seconds a dead process is left alone: it may answer so until another takes its place."""
 _PATIENT_DELAY = 0.1
@@ -170,7 +171,7 @@ class Channel:
                 return answer
             except grpc.aio.AioRpcError as error:
                 failure = read_failure(error, call, limit)
-            crashes += failure.outcome is Outcome.CRASHED
+            crashes += failure.outcome in (Outcome.CRASHED, Outcome.LOST)
             pause = delay * (0.5 + random.random())
             if failure.outcome is Outcome.CRASHED:
                 pause += _RECOVERY
@@ -225,7 +226,9 @@ def _log_call(level: int, message: str, call: Call, started: float) -> None:
 def _final(failure: Failure, crashes: int, repeatable: Set[Outcome]) -> TeranError:
     """The error of a call that is not repeated, which says why where that matters."""
     if crashes == _MOST_CRASHES:
-        return TeranServerError(f"{failure.error}, {crashes} times with this request")
+        died = failure.outcome is Outcome.CRASHED
+        kind = TeranServerError if died else TeranUnavailableError
+        return kind(f"{failure.error}, {crashes} times with this request")
     if failure.outcome in (Outcome.LOST, Outcome.CRASHED) and repeatable == {Outcome.REFUSED}:
         return TeranUnavailableError(f"{failure.error}; it may have been done all the same")
     return failure.error

@@ -18,8 +18,8 @@ from teran_client.results import SearchResult
 _POLL = 0.2
 """Seconds between questions whether something long is done."""
 _READING = {"known", "info", "job"}
-_IDEMPOTENT = _READING | {"alias"}
-"""A deletion done twice might take what another client has indexed in between."""
+"""The rest is not repeated after a lost answer: a deletion or an alias that is set twice might undo
+what another client has done in between."""
 QueryLike = str | ImageRegions
 Where = Mapping[str, Any]
 Report = dict[str, Any]
@@ -276,7 +276,7 @@ class AsyncGalleryVerbs:
             ("report",),
             parameters={"operation": operation, **named, **parameters},
             timeout=timeout,
-            idempotent=operation in _IDEMPOTENT,
+            idempotent=operation in _READING,
         )
         return [json.loads(report) for report in outputs["report"][:, 0]]
 

@@ -32,7 +32,7 @@ class Connection:
     write_key_file: Path | None = None
     """File with the key for changes of galleries; else it is in TERAN_WRITE_KEY."""
     header: Annotated[tuple[str, ...], Parameter(env_var=(), negative=(), show_default=False)] = ()
-    """Metadata sent with every request, as key=value."""
+    """Metadata sent with every request, as key=value; as key=@file where it is a secret."""
 
     @contextmanager
     def client(self, *, progress: bool = False) -> Iterator[TeranClient]:
@@ -47,7 +47,7 @@ class Connection:
             key, separator, value = entry.partition("=")
             if not separator:
                 raise TeranInputError(f"--header is {entry!r}, expected key=value")
-            headers[key] = value
+            headers[key] = _read(key, value[1:]) if value.startswith("@") else value
         write_key = read_key("TERAN_WRITE_KEY", self.write_key_file)
         if write_key:
             headers.setdefault(WRITE_KEY_HEADER, write_key)
@@ -75,3 +75,17 @@ def parse_size(text: str | None) -> tuple[float, float] | None:
         return float(width), float(height)
     except ValueError as error:
         raise TeranInputError(f"--size is {text!r}, expected WIDTHxHEIGHT") from error
+
+
+def _read(header: str, file: str) -> str:
+    """A header's value from a file.
+
+    Raises:
+        TeranInputError: it can't be read.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise TeranInputError(
+            f"the header {header!r} can't be read from {file}: {error}"
+        ) from error
