@@ -1,26 +1,12 @@
 """A minute of what `make soak` does for half an hour."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
-import pytest
 from teran_client import ImageRegions, TeranClient
 
 from benchmarks.soak import Sample, Soak, look, soak
-from teran.cli.background import BackgroundServer, background_server
+from teran.cli.background import BackgroundServer
 from tests.conftest import TINY
 from tests.data import captions
-
-
-@pytest.fixture(scope="module")
-def server(
-    repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BackgroundServer]:
-    folder = tmp_path_factory.mktemp("soak")
-    flags = ("--gallery", str(folder / "gallery"))
-    with background_server(repository, *flags, log=folder / "log") as running:
-        yield running
 
 
 def test_nothing_grows_under_mixed_traffic(server: BackgroundServer) -> None:
