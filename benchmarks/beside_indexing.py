@@ -29,9 +29,8 @@ _PHOTOS = 256
 """Different images, which are indexed over and over."""
 _START = 5.0
 """Seconds until the other client is under way."""
-_KINDS = ("images", "captions")
-_GALLERY = "other"
-"""What is indexed goes there, so that what is searched stays the same."""
+_GALLERIES = {"images": "default", "captions": "sentences"}
+"""Where what is indexed goes: images into the gallery that is searched, in the place of its own."""
 console = Console()
 
 
@@ -39,6 +38,7 @@ def index(
     url: str,
     kind: str,
     captions: list[str],
+    items: int,
     over: Event,
     outcome: "multiprocessing.Queue[list[float] | str]",
 ) -> None:
@@ -50,23 +50,27 @@ def index(
     def entries() -> Iterator[Entry]:
         number = 0
         while not over.is_set():
-            yield Entry(contents[number % len(contents)], id=f"{kind}-{number % 1000}")
+            yield Entry(contents[number % len(contents)], id=f"image-{number % items}")
             number += 1
 
     try:
         with TeranClient(url, timeout=60) as client:
-            stored = client.index(entries(), gallery=f"{_GALLERY}-{kind}")
+            stored = client.index(entries(), gallery=_GALLERIES[kind])
             outcome.put([time.monotonic() for _ in stored])
     except Exception as error:
         outcome.put(repr(error))
 
 
 @contextmanager
-def indexing(url: str, kind: str, captions: list[str], rates: list[float]) -> Iterator[None]:
+def indexing(
+    url: str, kind: str, captions: list[str], items: int, rates: list[float]
+) -> Iterator[None]:
     """Index in another process meanwhile, and add its rate to `rates`."""
     context = multiprocessing.get_context("spawn")
     over, outcome = context.Event(), context.Queue()
-    process = context.Process(target=index, args=(url, kind, captions, over, outcome), daemon=True)
+    process = context.Process(
+        target=index, args=(url, kind, captions, items, over, outcome), daemon=True
+    )
     process.start()
     time.sleep(_START)
     begun = time.monotonic()
@@ -81,7 +85,13 @@ def indexing(url: str, kind: str, captions: list[str], rates: list[float]) -> It
 
 
 def measure(
-    url: str, captions: list[str], kinds: list[str], rate: float, seconds: float, rounds: int
+    url: str,
+    captions: list[str],
+    items: int,
+    kinds: list[str],
+    rate: float,
+    seconds: float,
+    rounds: int,
 ) -> dict[str, Any]:
     """Search alone and beside each kind of indexing, in turns."""
     tallies = {name: Tally(rounds * seconds, rate) for name in ("alone", *kinds)}
@@ -103,14 +113,14 @@ def measure(
     for _ in range(rounds):
         search("alone")
         for kind in kinds:
-            with indexing(url, kind, captions, rates[kind]):
+            with indexing(url, kind, captions, items, rates[kind]):
                 search(kind)
             console.print(kind, tallies[kind].summary(), rates[kind])
     usual = tallies["alone"].summary()
     results: dict[str, Any] = {"alone": usual}
     for kind in kinds:
         unaccompanied: list[float] = []
-        with indexing(url, kind, captions, unaccompanied):
+        with indexing(url, kind, captions, items, unaccompanied):
             time.sleep(seconds)
         beside = tallies[kind].summary()
         results[f"beside indexing {kind}"] = {
@@ -129,7 +139,7 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, required=True, help="from `teran export`")
     parser.add_argument("--captions", type=Path, help="COCO's annotations of captions")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=list(_KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=_GALLERIES, default=list(_GALLERIES))
     parser.add_argument("--items", type=int, default=1000, help="images in the gallery")
     parser.add_argument("--rate", type=float, default=20, help="searches a second")
     parser.add_argument("--seconds", type=float, default=30, help="of each turn")
@@ -139,7 +149,13 @@ def main() -> None:
     captions = read_captions(options.captions)
     with served(options.repository, options.items) as server:
         results = measure(
-            server.url, captions, options.kinds, options.rate, options.seconds, options.rounds
+            server.url,
+            captions,
+            options.items,
+            options.kinds,
+            options.rate,
+            options.seconds,
+            options.rounds,
         )
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

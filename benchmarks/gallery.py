@@ -1,14 +1,13 @@
 """Gallery search: our scan and its pruning against Qdrant's own exact MaxSim, and the floors.
 
 Everything runs on one gallery on disk, in one process, taking turns, so that a slow spell of the
-machine hits all of them alike. `--serve` adds the whole way through gRPC with the full-size model.
+machine hits all of them alike.
 """
 
 import argparse
 import copy
 import json
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -25,14 +24,10 @@ import qdrant_edge as edge
 import torch
 from rich.console import Console
 from rich.progress import track
-from teran_client import ImageRegions, TeranClient
-from teran_client.protocol import Arrays, infer_request
 
 from benchmarks import machine
 from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL as SCENES_MODEL
-from teran.cli.background import background_server
-from teran.contract import pack_texts
 from teran.gallery.catalog import Model
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery
 from teran.gallery.item import Item
@@ -44,7 +39,6 @@ from teran.gallery.search.query import Query
 from teran.gallery.search.searcher import Searcher
 from teran.model import TeranModel
 from teran.runtime.environment import available_cores
-from teran.supervisor.canary import connect
 from teran.tokenizer import CaptionTokenizer
 
 REGIONS, WORDS, K = 36, 12, 10
@@ -257,70 +251,12 @@ def scenes(count: int) -> tuple[Callable[[int], Floats], list[Floats], int]:
     return draw, queries, model.config.embed_dim
 
 
-def serve(repository: Path, images: int, seconds: float) -> dict[str, Any]:
-    """Caption string to the best ten of so many images through gRPC, one and eight clients."""
-    captions = [f"a man number {i % 90} is riding a wave on a board" for i in range(90)]
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ("--gallery", str(Path(folder) / "gallery"))
-        with background_server(repository, *flags) as server:
-            _fill(server.url, images)
-            result: dict[str, Any] = {"images": images}
-            for clients in (1, 8):
-                times: list[float] = []
-
-                def run(times: list[float] = times) -> None:
-                    with TeranClient(server.url) as client:
-                        client.search(captions[0], K)
-                        end = time.perf_counter() + seconds
-                        for i in range(10**9):
-                            start = time.perf_counter()
-                            if start > end:
-                                return
-                            client.search(captions[i % len(captions)], K)
-                            times.append(1e3 * (time.perf_counter() - start))
-
-                threads = [threading.Thread(target=run) for _ in range(clients)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                result[f"{clients} clients"] = {
-                    "p50_ms": round(median(times), 1),
-                    "p95_ms": round(quantiles(times, n=20)[-1], 1),
-                    "searches_per_second": round(len(times) / seconds, 1),
-                }
-            random = np.random.default_rng(0)
-            corner = random.random((REGIONS, 2)) * 0.5
-            boxes = np.concatenate([corner, corner + 0.3], axis=1).astype(np.float32)
-            features = random.exponential(1.1, (64, REGIONS, 2048)).astype(np.float32)
-            photos = [ImageRegions(one, boxes, f"p{i}") for i, one in enumerate(features)]
-            with TeranClient(server.url) as client:
-                client.index(photos[:8])
-                start = time.perf_counter()
-                client.index(photos)
-                result["indexed_per_second"] = round(64 / (time.perf_counter() - start), 1)
-    return result
-
-
-def _fill(url: str, images: int) -> None:
-    """Store random embeddings."""
-    vectors, (host, port) = Vectors(1024, structured=False), url.split(":")
-    channel, stub = connect(host, int(port))
-    for start in track(range(0, images, 32), f"storing {images} images", console=console):
-        rows = vectors.draw(32 * REGIONS).reshape(32, REGIONS, 1024)
-        records = [json.dumps({"id": f"{start + i}"}).encode() for i in range(32)]
-        inputs: Arrays = {"embeddings": rows, "record": pack_texts(records)}
-        stub.ModelInfer(infer_request("gallery", inputs, ["report"]), timeout=60)
-    channel.close()
-
-
 def main() -> None:
     """Measure as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--scenes", type=int, default=4_000)
     parser.add_argument("--repeat", type=int, default=9)
-    parser.add_argument("--serve", type=Path, help="a full-size repository from `teran export`")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="galleries go here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
@@ -331,9 +267,6 @@ def main() -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     results: dict[str, Any] = {}
-    if options.serve:
-        results["through gRPC"] = serve(options.serve, options.images // 2, 20)
-        console.print(results["through gRPC"])
     for name in options.data:
         if name == "scenes":
             draw, queries, dim = scenes(options.scenes)
