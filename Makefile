@@ -6,14 +6,14 @@ READY  := $(VENV)/.ready
 SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo monitor train-demo test check generate format bench soak hostile dist container clean
+.PHONY: help setup demo monitor train-demo test check generate format bench soak hostile faults dist container clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install everything, pinned, into .venv
 
-$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard teran/*/*.c teran/*/*/*/*.c)
+$(READY): pyproject.toml constraints.txt hatch_build.py $(wildcard teran/*/*/*.c teran/*/*/*/*.c)
 	@echo "== installing into $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -54,7 +54,10 @@ soak: $(READY) ## Half an hour of mixed traffic on the demo's model: does anythi
 	$(BIN)/python -m benchmarks.soak --repository build/demo/repository --seconds $(if $(filter command% environment,$(origin SECONDS)),$(SECONDS),1800)
 
 hostile: $(READY) ## Ten thousand generated requests that nobody would send by mistake
-	HOSTILE_REQUESTS=10000 $(BIN)/python -m pytest -s --timeout 1800 tests/server/test_hostile.py
+	HOSTILE_REQUESTS=10000 HOSTILE_RESULT=benchmarks/results/hostile.json $(BIN)/python -m pytest -s --timeout 1800 tests/server/test_hostile.py
+
+faults: $(READY) ## Kills and losses of power at many more moments than the tests try
+	TERAN_TEST_KILLS=50 $(BIN)/python -m pytest tests/faults
 
 dist: $(READY) ## Build wheel and source distribution, and prove them in empty environments
 	$(BIN)/python -m tools.dist
