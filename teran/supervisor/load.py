@@ -110,7 +110,7 @@ class ModelLoad:
         self._difference: float | None = None
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
-        self._at = self._left = self._number = 0.0
+        self._at = self._left = self._number = self._refused = 0.0
         self._lately: deque[tuple[float, float, float]] = deque()
         """When how many items had ever been let in, and of them not been done; infinitely many
         where some were waiting."""
@@ -124,6 +124,7 @@ class ModelLoad:
         *,
         quiet: bool,
         lost: float = 0.0,
+        refused: float = 0.0,
     ) -> Load:
         """Take new counts in.
 
@@ -136,10 +137,12 @@ class ModelLoad:
             lost: items its forerunners have ever failed at. Some were for other models, so too
                 little may seem to be left, but never less than waits in its own queue. What waits
                 before a forerunner counts there in full.
+            refused: items that Triton has counted as done by it, and it has not done, ever.
         """
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
+            self._refused = refused
             self._lately.clear()
         balance = admitted - lost - counts.items
         self._lately.append((at, admitted, balance if quiet else inf))
@@ -149,10 +152,14 @@ class ModelLoad:
         if quiet:  # so what was not done at such a time before is done by now, or never will be
             left = min(left, balance - min(balance for _, _, balance in self._lately))
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
-        elapsed, done = at - (self._at or at), counts.items - before.items
+        elapsed, counted = at - (self._at or at), counts.items - before.items
         speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
-            speed.learn(elapsed, done, counts.requests - before.requests, busy=busy)
+            unreal = min(refused - self._refused, counted)  # Triton may count a moment later
+            self._refused += unreal
+            done = counted - unreal
+            share = done / counted if counted else 0.0
+            speed.learn(elapsed, done, share * (counts.requests - before.requests), busy=busy)
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference = balance - left
         excess = 0.0
@@ -211,7 +218,9 @@ class LoadMonitor:
                     time.monotonic(),
                     self._max_wait,
                     quiet=not any(counts[one].pending for one in (name, *forerunners)),
-                    lost=sum(map(self._file.written_off, forerunners)),
+                    # What the tokenizer refuses was not admitted for others yet.
+                    lost=sum(map(self._file.written_off, {*forerunners} - {"tokenizer"})),
+                    refused=self._file.written_off(name),
                 )
                 self._file.write(name, load)
 
