@@ -29,6 +29,8 @@ WORD_BUCKETS = (16, 32, 64, 96)
 """Lengths captions are padded to. Few of them, because Triton batches equal shapes only."""
 _FIRST_READ, _READ_ON = 1024, 4
 """Characters of a caption that are tokenized first, and how many times more where they are few."""
+_MOST_READ = 4096
+"""Characters that hold enough word pieces of any sentence; to read on would let others wait."""
 _MARGIN = 16
 """Characters, more than a special token has."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -145,7 +147,7 @@ class CaptionTokenizer:
                 without a word to align, and then scores 0.
 
         Raises:
-            TeranInputError: a caption holds no word that could be aligned.
+            TeranInputError: a caption holds no word that could be aligned, or is no sentence.
         """
         return self._pad([self._close(one, verbatim) for one in self._encode(captions)])
 
@@ -154,6 +156,9 @@ class CaptionTokenizer:
 
         What was read of a caption may end within a word or a special token, so what stands at its
         end does not count.
+
+        Raises:
+            TeranInputError: one is long, and hardly any words.
         """
         result: dict[int, Encoding] = {}
         left, length = list(range(len(captions))), _FIRST_READ
@@ -165,6 +170,11 @@ class CaptionTokenizer:
                 if len(captions[i]) <= length or self._is_enough(encoding, length)
             }
             left = [i for i in left if i not in result]
+            if left and length >= _MOST_READ:
+                raise TeranInputError(
+                    f"caption has {len(captions[left[0]])} characters, of which the first {length} "
+                    f"hold fewer than {self._limit} word pieces: it is no sentence"
+                )
             length *= _READ_ON
         return [result[i] for i in range(len(captions))]
 

@@ -109,6 +109,7 @@ def test_long_captions_are_cut_as_if_they_had_been_read_to_the_end(
         whole = encoded(caption)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("teran.tokenizer._FIRST_READ", 20)
+        patch.setattr("teran.tokenizer._MOST_READ", 1 << 30)
         cut = encoded(caption)
     assert cut == whole
 
@@ -127,6 +128,11 @@ def test_the_end_of_a_long_caption_is_not_read() -> None:
     counting._tokenizer = Counting()  # type: ignore[assignment]
     counting.encode(["dog " * 16_000] * 64)
     assert sum(read) <= 64 * 1024
+    for endless in ("a" * 65_536, " " * 65_533 + "dog", "e\u0301" * 21_845, "\ud55c" * 21_845):
+        read.clear()
+        with pytest.raises(TeranInputError, match="the first 4096 hold fewer than 96 word pieces"):
+            counting.encode([endless] * 64)
+        assert sum(read) <= 64 * (1024 + 4096)
 
 
 @pytest.mark.parametrize(
