@@ -35,7 +35,7 @@ WARM = 0.3
 """Of the time, until what is only allocated once is there."""
 GROWTH = 0.02
 """Of its memory a process may gain after that."""
-_SLACK = 4 << 20
+SLACK = 1 << 20
 """Bytes that a process may gain in any case: the heap's own hoarding."""
 _ITEMS = 300
 _REGIONS = range(10, 61)
@@ -66,14 +66,14 @@ class Soak:
     """Calls a second, from sample to sample."""
     errors: list[str] = field(default_factory=list)
 
-    def findings(self, growth: float = GROWTH) -> list[str]:
+    def findings(self, growth: float = GROWTH, slack: float = SLACK) -> list[str]:
         """What is wrong; empty if nothing is."""
         wrong = [f"error: {one}" for one in self.errors[:10]]
         first, last = self._ends()
         for name in last[-1].memory:
             before = median(one.memory[name] for one in first if name in one.memory)
             after = median(one.memory[name] for one in last)
-            if after > before * (1 + growth) + _SLACK:
+            if after > before * (1 + growth) + slack:
                 wrong.append(f"{name} grew from {before / 1e6:.1f} to {after / 1e6:.1f} MB")
             before = max(one.descriptors.get(name, 0) for one in first)
             after = min(one.descriptors[name] for one in last)
