@@ -77,7 +77,7 @@ class Speed:
     @property
     def requests(self) -> float:
         """A second."""
-        return self.items * self._requests / self._done if self._done else 0.0
+        return self.items * self._requests / self._done if self._done > 0 else 0.0
 
     def learn(self, elapsed: float, items: float, requests: float, *, busy: bool) -> None:
         """Take in what was done between two looks.
@@ -155,11 +155,12 @@ class ModelLoad:
         elapsed, counted = at - (self._at or at), counts.items - before.items
         speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
-            unreal = min(refused - self._refused, counted)  # Triton may count a moment later
-            self._refused += unreal
-            done = counted - unreal
+            # Triton may count what is refused a moment later: what then is too little now, even
+            # less than nothing, is made up for at the next look.
+            done = counted - (refused - self._refused)
             share = done / counted if counted else 0.0
             speed.learn(elapsed, done, share * (counts.requests - before.requests), busy=busy)
+        self._refused = refused
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference = balance - left
         excess = 0.0

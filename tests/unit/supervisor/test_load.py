@@ -117,6 +117,15 @@ def test_what_is_refused_makes_no_model_fast(late: int) -> None:
     assert seen.excess == pytest.approx(50 - 2 * 0.1 / seen.seconds, abs=1)
 
 
+def test_what_dies_with_its_process_makes_no_model_slow() -> None:
+    """What was refused, and Triton never counted."""
+    load, seen = ModelLoad(), Load()
+    for look in range(1, 200):
+        done, refused = 5.0 * look, 100.0 if look > 50 else 0.0
+        seen = load.look(Counts(20, done, done), 0, STEP * look, 0.1, quiet=False, refused=refused)
+    assert seen.seconds == pytest.approx(STEP / 5, rel=0.1)
+
+
 def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
     server = Server(0.01)
     for _ in range(600):
