@@ -77,7 +77,7 @@ class Speed:
     @property
     def requests(self) -> float:
         """A second."""
-        return self.items * self._requests / self._done if self._done > 0 else 0.0
+        return self.items * self._requests / self._done if self._done else 0.0
 
     def learn(self, elapsed: float, items: float, requests: float, *, busy: bool) -> None:
         """Take in what was done between two looks.
@@ -110,7 +110,7 @@ class ModelLoad:
         self._difference: float | None = None
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
-        self._at = self._left = self._number = self._refused = 0.0
+        self._at = self._left = self._number = 0.0
         self._lately: deque[tuple[float, float, float]] = deque()
         """When how many items had ever been let in, and of them not been done; infinitely many
         where some were waiting."""
@@ -124,7 +124,6 @@ class ModelLoad:
         *,
         quiet: bool,
         lost: float = 0.0,
-        refused: float = 0.0,
     ) -> Load:
         """Take new counts in.
 
@@ -137,12 +136,10 @@ class ModelLoad:
             lost: items its forerunners have ever failed at. Some were for other models, so too
                 little may seem to be left, but never less than waits in its own queue. What waits
                 before a forerunner counts there in full.
-            refused: items that Triton has counted as done by it, and it has not done, ever.
         """
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
-            self._refused = refused
             self._lately.clear()
         balance = admitted - lost - counts.items
         self._lately.append((at, admitted, balance if quiet else inf))
@@ -152,15 +149,10 @@ class ModelLoad:
         if quiet:  # so what was not done at such a time before is done by now, or never will be
             left = min(left, balance - min(balance for _, _, balance in self._lately))
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
-        elapsed, counted = at - (self._at or at), counts.items - before.items
+        elapsed, done = at - (self._at or at), counts.items - before.items
         speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
-            # Triton may count what is refused a moment later: what then is too little now, even
-            # less than nothing, is made up for at the next look.
-            done = counted - (refused - self._refused)
-            share = done / counted if counted else 0.0
-            speed.learn(elapsed, done, share * (counts.requests - before.requests), busy=busy)
-        self._refused = refused
+            speed.learn(elapsed, done, counts.requests - before.requests, busy=busy)
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference = balance - left
         excess = 0.0
@@ -219,9 +211,7 @@ class LoadMonitor:
                     time.monotonic(),
                     self._max_wait,
                     quiet=not any(counts[one].pending for one in (name, *forerunners)),
-                    # What the tokenizer refuses was not admitted for others yet.
-                    lost=sum(map(self._file.written_off, {*forerunners} - {"tokenizer"})),
-                    refused=self._file.written_off(name),
+                    lost=sum(map(self._file.written_off, forerunners)),
                 )
                 self._file.write(name, load)
 

@@ -50,7 +50,6 @@ class TritonPythonModel:
             response = _response(request, batch, accepted_at)
         except TeranError as caught:
             error, response = caught, error_response(caught)
-            self._desk.write_off([request])
         if batch:
             self._recorder.observe(CAPTION_WORD_PIECES, batch.attention_mask.sum(axis=1))
             self._recorder.add(CAPTIONS_TRUNCATED, int(batch.truncated.sum()))

@@ -104,28 +104,6 @@ def test_only_what_waits_too_long_is_shed() -> None:
     assert not any(unlimited.step(past=30).excess for _ in range(20))
 
 
-@pytest.mark.parametrize("late", [0, 1])
-def test_what_is_refused_makes_no_model_fast(late: int) -> None:
-    """Triton counts it as done, sometimes only by the next look."""
-    load = ModelLoad()
-    for look in range(1, 200):
-        refused = 40.0 * look  # beside five that are done between two looks
-        counted = 5.0 * look + 40.0 * (look - late)
-        counts = Counts(50, counted, counted)
-        seen = load.look(counts, 0, STEP * look, 0.1, quiet=False, refused=refused)
-    assert seen.seconds == pytest.approx(STEP / 5, rel=0.1)
-    assert seen.excess == pytest.approx(50 - 2 * 0.1 / seen.seconds, abs=1)
-
-
-def test_what_dies_with_its_process_makes_no_model_slow() -> None:
-    """What was refused, and Triton never counted."""
-    load, seen = ModelLoad(), Load()
-    for look in range(1, 200):
-        done, refused = 5.0 * look, 100.0 if look > 50 else 0.0
-        seen = load.look(Counts(20, done, done), 0, STEP * look, 0.1, quiet=False, refused=refused)
-    assert seen.seconds == pytest.approx(STEP / 5, rel=0.1)
-
-
 def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
     server = Server(0.01)
     for _ in range(600):
