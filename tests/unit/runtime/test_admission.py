@@ -27,6 +27,13 @@ class Request:
     seconds: float = 0
     id: str = "a"
     cancelled: bool = False
+    items: int = 1
+
+    def inputs(self) -> "list[Request]":
+        return [self]
+
+    def shape(self) -> list[int]:
+        return [self.items, 16]
 
     def timeout(self) -> int:
         return int(1e6 * self.seconds)
@@ -147,6 +154,8 @@ def test_what_nobody_waits_for_is_not_done() -> None:
     assert fine is None
     queue = [Request(id=str(i), cancelled=i == 2) for i in range(5)]
     assert [one is not None for one in desk.sort(queue)] == [False, False, True, False, False]
+    (large,) = desk.sort([Request(id="large", cancelled=True, items=32)])
+    assert isinstance(large, TeranTimeoutError), "it is worth asking"
 
 
 def test_the_oldest_go_where_too_many_came_past_the_door(file: LoadFile) -> None:
