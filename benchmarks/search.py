@@ -5,9 +5,9 @@ Captions are COCO's as they come; the images are random embeddings, which no bou
 
 import argparse
 import json
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
@@ -60,11 +60,8 @@ def search(url: str, captions: Sequence[str], clients: int, seconds: float) -> d
                 times.append(1e3 * (time.perf_counter() - start))
                 number += clients
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(work, range(clients)))  # which raises what one of them does
     return {
         "p50_ms": round(median(times), 1),
         "p95_ms": round(quantiles(times, n=20)[-1], 1),
