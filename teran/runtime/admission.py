@@ -1,5 +1,6 @@
 """Which requests a model does: those that will be answered soon, and that somebody waits for."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ _BULK_SHARE = 1 / 2
 """Of a model's time: more bulk does not get while others come too."""
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
+FEWEST = 8
+"""Requests that always may wait in a model's queue, or be done together."""
 _WORTH_ASKING = 4
 """Items of one execution, which may have waited, or are much work."""
 
@@ -55,8 +58,8 @@ class Door:
         self._longest = from_environment(Admission).max_wait
         self._others_until: dict[str, float] = {}
         """How long others than bulk are expected at a model."""
-        self._next_bulk: dict[str, float] = {}
-        """When bulk has had its share of a model's time, if others come."""
+        self._last_bulk: dict[str, tuple[float, int]] = {}
+        """When a model was to begin with the last bulk that was let in, and its items."""
 
     def admit(
         self,
@@ -109,17 +112,16 @@ class Door:
         if early > 0:
             raise DeferredError("others come before what comes in bulk", early)
         for one in models:
-            share = self._load.takes(one, items) / _BULK_SHARE
-            self._next_bulk[one] = now + self._load.wait(one, 0) + share
+            self._last_bulk[one] = now + self._load.wait(one, 0), items
 
     def _early(self, model: str, items: int, now: float) -> float:
         """Seconds by which bulk comes too early: who comes next waits until all of it is done."""
         wait = self._load.wait(model, _FEW_BEFORE_BULK)
         room = _BULK_PART * self._longest - self._load.takes(model, items)
         early = wait - max(room, self._load.takes(model, _FEW_BEFORE_BULK)) if wait else 0.0
-        if now < self._others_until.get(model, now):
-            return max(early, self._next_bulk.get(model, now) - now)
-        return early
+        begun, done = self._last_bulk.get(model, (now, 0))
+        next_bulk = begun + self._load.takes(model, done) / _BULK_SHARE
+        return max(early, min(next_bulk, self._others_until.get(model, now)) - now)
 
     def count(self, models: Sequence[str], items: int) -> None:
         """Count items of admitted requests; negative ones, if they do not come after all."""
@@ -139,13 +141,21 @@ class Desk:
         """
         self._model, self._load, self._spared = model, LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
+        self._last = time.monotonic()
+        """When not all were refused that were at hand."""
 
     def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
         """Why each request is not done, or None for those that are."""
         if self._spared > 0:
             self._spared -= len(requests)
             return [None] * len(requests)
-        excess = self._load.take_excess(self._model, len(requests))
+        now, at_hand = time.monotonic(), len(requests)
+        excess = max(self._load.take_excess(self._model, at_hand), at_hand - self._most())
+        # A model that can hardly refuse as fast as requests come must not stand still.
+        if now - self._last > self._longest:
+            excess = min(excess, at_hand - 1)
+        if excess < at_hand:
+            self._last = now
         worth_asking = sum(map(items_of, requests)) >= _WORTH_ASKING
         return [
             _overloaded(EXCESSIVE * self._longest, self._longest)
@@ -154,10 +164,20 @@ class Desk:
             for i, request in enumerate(requests)
         ]
 
-    def write_off(self, failed: Sequence[Any]) -> None:
-        """Count requests that have come, but are not done."""
-        items = len(failed) if self._model in UNBATCHED else sum(map(items_of, failed))
-        self._load.admit(self._model, -items)
+    def _most(self) -> int:
+        """How many requests may be done together, without those behind them waiting too long."""
+        seconds = self._load.takes(self._model, 1)
+        if not seconds or not self._longest:
+            return sys.maxsize
+        return max(FEWEST, int(EXCESSIVE * self._longest / seconds))
+
+    def count(self, requests: Sequence[Any], errors: Sequence[Exception | None]) -> None:
+        """Count what has become of requests that have come: only what is done tells the speed."""
+        done, failed = 0, 0
+        for request, error in zip(requests, errors, strict=True):
+            items = 1 if self._model in UNBATCHED else items_of(request)
+            done, failed = (done, failed + items) if error else (done + items, failed)
+        self._load.add_outcome(self._model, done, list(errors).count(None), failed)
 
     def _gone(self, request: Any, worth_asking: bool) -> TeranError | None:
         # Triton tells of a step in an ensemble never that its caller has gone, and takes 60 us.

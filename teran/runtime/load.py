@@ -21,7 +21,7 @@ MODELS = ("tokenizer", "textual_encoder", "visual_encoder", "alignment", "galler
 UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
 COUNTING = (*MODELS, "admission")
-"""Those that let requests in, or write them off. Each has counters of its own, without a lock."""
+"""Those that let requests in. Each has counters of its own, without a lock."""
 _FEW = 8
 """Items that may always be ahead: how fast a model is, only work tells."""
 _OWN_ID = re.compile(r"[0-9a-f]{16}")
@@ -32,7 +32,9 @@ _PLACES = 8
 _RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads are noticed
 _VERSION, _FIELDS = struct.Struct("d"), struct.Struct("6d")
 _COUNTERS = len(MODELS) * _RECORD.size
-_SLOTS = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
+_OUTCOMES = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
+_OUTCOME = struct.Struct("3d")
+_SLOTS = _OUTCOMES + len(MODELS) * _OUTCOME.size
 _SLOT = struct.Struct("dd")
 _SIZE = _SLOTS + _DEADLINES * _SLOT.size
 
@@ -44,7 +46,7 @@ class Load:
     at: float = 0.0
     """When, by the monotonic clock."""
     items: float = 0.0
-    """That were waiting or being computed."""
+    """That were waiting or being computed, and are not in excess."""
     admitted: float = 0.0
     """Items ever let in by then."""
     seconds: float = 0.0
@@ -53,6 +55,18 @@ class Load:
     """Requests in its queue that came past the admission and have waited too long already."""
     number: float = 0.0
     """Of this measurement."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has ever become of what reached a model, as it says itself: to Triton all is done."""
+
+    items: float = 0.0
+    """Done."""
+    requests: float = 0.0
+    """Done."""
+    refused: float = 0.0
+    """Items of requests that were not done, or in vain."""
 
 
 class LoadFile:
@@ -71,7 +85,7 @@ class LoadFile:
                 self._map = mmap.mmap(file.fileno(), _SIZE)
         else:
             self._map = mmap.mmap(-1, _SIZE)
-        self._counters = memoryview(self._map)[_COUNTERS:_SLOTS].cast("d")
+        self._counters = memoryview(self._map)[_COUNTERS:_OUTCOMES].cast("d")
         self._own = len(MODELS) * COUNTING.index(counting) if counting else None
         self._shed: dict[str, tuple[float, float]] = {}
 
@@ -107,10 +121,15 @@ class LoadFile:
         assert self._own is not None
         self._counters[self._own + MODELS.index(model)] += items
 
-    def written_off(self, model: str) -> float:
-        """Items that reached a model and were not done, ever."""
-        own = len(MODELS) * COUNTING.index(model)
-        return -self._counters[own + MODELS.index(model)]
+    def outcome(self, model: str) -> Outcome:
+        """What has become of what reached a model."""
+        return Outcome(*_OUTCOME.unpack_from(self._map, _outcome_place(model)))
+
+    def add_outcome(self, model: str, items: float, requests: float, refused: float) -> None:
+        """Count what reached a model; only that model does."""
+        before = astuple(self.outcome(model))
+        values = map(sum, zip(before, (items, requests, refused), strict=True))
+        _OUTCOME.pack_into(self._map, _outcome_place(model), *values)
 
     def wait(self, model: str, few: int = _FEW) -> float:
         """Seconds until a model would begin with what comes now; none behind a few items."""
@@ -159,6 +178,10 @@ class LoadFile:
         first = _SLOTS + key % (_DEADLINES // _PLACES) * _PLACES * _SLOT.size
         for place in range(first, first + _PLACES * _SLOT.size, _SLOT.size):
             yield place, *_SLOT.unpack_from(self._map, place)
+
+
+def _outcome_place(model: str) -> int:
+    return _OUTCOMES + MODELS.index(model) * _OUTCOME.size
 
 
 def _key(request: str) -> int:

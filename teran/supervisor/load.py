@@ -1,8 +1,9 @@
 """Measures how much work waits, from Triton's own metrics, and tells the models.
 
-What a model has been given is what was admitted for it; what it has done, Triton counts. A model at
-full work, one with much left to do at both ends of a while, shows how fast it is. What its
-forerunners still hold is left for it too, so that is the speed of the whole row up to it.
+What a model has been given is what was admitted for it; what has left it, Triton counts, done or
+refused. A model at full work, one with much left to do at both ends of a while, shows how fast it
+is, by what it counts as done itself. What its forerunners still hold is left for it too, so that is
+the speed of the whole row up to it.
 """
 
 import re
@@ -12,8 +13,8 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, replace
 from math import exp, inf
 
-from teran.runtime.admission import EXCESSIVE
-from teran.runtime.load import MODELS, Load, LoadFile
+from teran.runtime.admission import EXCESSIVE, FEWEST
+from teran.runtime.load import MODELS, Load, LoadFile, Outcome
 from teran.supervisor.health import fetch
 
 _PERIOD = 0.05
@@ -34,16 +35,16 @@ _FULL = 8
 """Items left to do with which a model is at full work."""
 _LARGEST_BATCH = 64
 """Items that may be under way while the queue is empty."""
-_FEWEST = 8
-"""Requests that always may wait."""
+_FIRST = "tokenizer"
+"""Which lets nothing in that it refuses."""
 _FORERUNNERS = {
-    "textual_encoder": ("tokenizer",),
-    "alignment": ("tokenizer", "textual_encoder", "visual_encoder"),
-    "gallery": ("tokenizer", "textual_encoder"),  # images are not admitted for it: see Door
+    "textual_encoder": (_FIRST,),
+    "alignment": (_FIRST, "textual_encoder", "visual_encoder"),
+    "gallery": (_FIRST, "textual_encoder"),  # images are not admitted for it: see Door
 }
 """Whose outcome a model gets, of what is admitted for it."""
 _SERIES = re.compile(  # GPUs' models have their label in front
-    r'^nv_inference_(pending_request_count|count|request_success)\{[^}]*\bmodel="(\w+)"'
+    r'^nv_inference_(pending_request_count|count)\{[^}]*\bmodel="(\w+)"'
     r"[^}]*\} (\S+)",
     re.MULTILINE,
 )
@@ -56,9 +57,7 @@ class Counts:
     pending: float = 0.0
     """Requests in its queue."""
     items: float = 0.0
-    """Ever done."""
-    requests: float = 0.0
-    """Ever done."""
+    """Ever done, or refused by the model."""
 
 
 class Speed:
@@ -106,7 +105,7 @@ class ModelLoad:
     """What follows from a model's counts, one look after the other."""
 
     def __init__(self) -> None:
-        self._counts, self._speed = Counts(), Speed()
+        self._counts, self._outcome, self._speed = Counts(), Outcome(), Speed()
         self._difference: float | None = None
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
@@ -118,6 +117,7 @@ class ModelLoad:
     def look(
         self,
         counts: Counts,
+        outcome: Outcome,
         admitted: float,
         at: float,
         max_wait: float,
@@ -129,11 +129,12 @@ class ModelLoad:
 
         Args:
             counts: what Triton says.
+            outcome: what the model says.
             admitted: items ever let in.
             at: when, in seconds.
             max_wait: seconds a request may wait; 0 for any time.
             quiet: whether no request waits, for the model or for one of its forerunners.
-            lost: items its forerunners have ever failed at. Some were for other models, so too
+            lost: items its forerunners have ever refused. Some were for other models, so too
                 little may seem to be left, but never less than waits in its own queue. What waits
                 before a forerunner counts there in full.
         """
@@ -149,18 +150,20 @@ class ModelLoad:
         if quiet:  # so what was not done at such a time before is done by now, or never will be
             left = min(left, balance - min(balance for _, _, balance in self._lately))
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
-        elapsed, done = at - (self._at or at), counts.items - before.items
+        elapsed, last, self._outcome = at - (self._at or at), self._outcome, outcome
         speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
-            speed.learn(elapsed, done, counts.requests - before.requests, busy=busy)
+            done, requests = outcome.items - last.items, outcome.requests - last.requests
+            speed.learn(elapsed, done, requests, busy=busy)
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference = balance - left
         excess = 0.0
         if max_wait and speed.items:
             most = EXCESSIVE * max_wait * speed.requests
-            excess = max(0.0, counts.pending - max(_FEWEST, most))
+            excess = max(0.0, counts.pending - max(FEWEST, most))
         self._at, self._left, self._number = at, left, self._number + 1
-        return Load(at, left, admitted, seconds, excess, self._number)
+        to_do = left * (1 - excess / counts.pending) if excess else left
+        return Load(at, to_do, admitted, seconds, excess, self._number)
 
 
 class LoadMonitor:
@@ -207,11 +210,12 @@ class LoadMonitor:
                 forerunners = _FORERUNNERS.get(name, ())
                 load = model.look(
                     counts[name],
+                    self._file.outcome(name),
                     self._file.admitted(name),
                     time.monotonic(),
                     self._max_wait,
                     quiet=not any(counts[one].pending for one in (name, *forerunners)),
-                    lost=sum(map(self._file.written_off, forerunners)),
+                    lost=sum(self._file.outcome(one).refused for one in {*forerunners} - {_FIRST}),
                 )
                 self._file.write(name, load)
 
@@ -224,11 +228,7 @@ def read_counts(text: str) -> dict[str, Counts]:
     return defaultdict(
         Counts,
         {
-            model: Counts(
-                found.get("pending_request_count", 0.0),
-                found.get("count", 0.0),
-                found.get("request_success", 0.0),
-            )
+            model: Counts(found.get("pending_request_count", 0.0), found.get("count", 0.0))
             for model, found in values.items()
         },
     )

@@ -37,9 +37,11 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         verdicts = self._desk.sort(requests)
-        return [self._respond(*one) for one in zip(requests, verdicts, strict=True)]
+        responses, errors = zip(*map(self._respond, requests, verdicts), strict=True)
+        self._desk.count(requests, errors)
+        return list(responses)
 
-    def _respond(self, request: Any, verdict: TeranError | None) -> Any:
+    def _respond(self, request: Any, verdict: TeranError | None) -> tuple[Any, TeranError | None]:
         started, accepted_at = perf_counter(), monotonic_ns()
         error: TeranError | None = None
         batch: TokenBatch | None = None
@@ -56,7 +58,7 @@ class TritonPythonModel:
         seconds = perf_counter() - started
         self._recorder.execution(len(batch.tokens) if batch else 0, [error], seconds)
         self._log.request(request, seconds, error)
-        return response
+        return response, error
 
     def _tokenize(self, request: Any) -> TokenBatch:
         captions, parameters = _captions(request, self._most_bytes), parameters_of(request)

@@ -66,10 +66,12 @@ def sync_directory(directory: Path) -> None:
 def sync_names(directory: Path) -> None:
     """Bring all names in and below a directory to the disk, and its own.
 
+    The deepest come first, so that no directory is there without what is in it.
+
     Raises:
         OSError: it can't be done.
     """
-    for folder, _, _ in os.walk(directory):
+    for folder, _, _ in os.walk(directory, topdown=False):
         sync_directory(Path(folder))
     sync_directory(directory.parent)
 

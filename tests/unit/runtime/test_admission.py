@@ -10,7 +10,7 @@ from teran.contract import BULK_PARAMETER
 from teran.errors import TeranOverloadedError, TeranTimeoutError
 from teran.runtime.admission import DeferredError, Desk, Door, warm_ups
 from teran.runtime.environment import LOAD_FILE_VARIABLE
-from teran.runtime.load import Load, LoadFile
+from teran.runtime.load import Load, LoadFile, Outcome
 from teran.runtime.metrics import (
     DEFERRED_REQUESTS,
     OVERLOADED_REQUESTS,
@@ -115,6 +115,27 @@ def test_bulk_gets_half_of_a_models_time_while_others_come(
     assert sum(admitted(door, Request(), 2, bulk=True) for _ in range(100)) > 10
 
 
+def test_bulk_is_put_off_no_longer_than_others_are_expected(
+    file: LoadFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the model is known to take now, however slow it seemed to be."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    door = Door("tokenizer")
+    file.write("textual_encoder", Load(now, seconds=1))
+    assert admitted(door, Request(), 64, bulk=True)
+    file.write("textual_encoder", Load(now, 0, file.admitted("textual_encoder"), seconds=1))
+    assert admitted(door, Request())
+    with pytest.raises(DeferredError) as caught:
+        door.admit(Request(), {}, 64, ["textual_encoder"])
+    assert 0 < caught.value.retry_after <= 0.5
+    now += 1.5
+    assert admitted(door, Request())
+    assert not admitted(door, Request(), 2, bulk=True)
+    file.write("textual_encoder", Load(now, 0, file.admitted("textual_encoder"), seconds=0.01))
+    assert admitted(door, Request(), 2, bulk=True)
+
+
 def test_bulk_that_gives_way_is_no_overload(tmp_path: Path) -> None:
     recorder = Recorder("tokenizer", tmp_path)
     recorder.execution(0, [DeferredError("later", 0.1), TeranOverloadedError("full")], 0.1)
@@ -164,6 +185,19 @@ def test_the_oldest_go_where_too_many_came_past_the_door(file: LoadFile) -> None
     assert [type(one) for one in verdicts] == [TeranOverloadedError] * 2 + [type(None)] * 3
 
 
+def test_a_model_that_is_asked_for_too_much_does_something(
+    file: LoadFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    desk, done = Desk("gallery"), 0
+    for number in range(1, 101):
+        file.write("gallery", Load(now, seconds=0.01, excess=1000, number=number))
+        done += desk.sort([Request() for _ in range(8)]).count(None)
+        now += 0.1
+    assert 5 <= done <= 10  # one after every second, the longest wait
+
+
 def test_warming_up_is_never_refused(file: LoadFile) -> None:
     """A model that takes the place of one that died under a flood would not start otherwise."""
     config = {"model_warmup": [{"batch_size": 2}, {"batch_size": 0, "count": 3}]}
@@ -176,3 +210,18 @@ def test_warming_up_is_never_refused(file: LoadFile) -> None:
     waiting(file, "gallery", 60)
     assert [admitted(door, Request()) for _ in range(6)] == [True] * 5 + [False]
     assert admitted(Door("tokenizer", warm_ups({})), Request()) is False
+
+
+def test_no_more_is_done_together_than_may_wait(file: LoadFile) -> None:
+    requests = [Request() for _ in range(64)]
+    for seconds, done in ((0.0, 64), (0.01, 64), (0.1, 20), (10, 8)):
+        file.write("gallery", Load(time.monotonic(), seconds=seconds))
+        verdicts = Desk("gallery").sort(requests)
+        assert verdicts[64 - done :] == [None] * done, "the newest"
+        assert all(isinstance(one, TeranOverloadedError) for one in verdicts[: 64 - done])
+
+
+def test_what_becomes_of_requests_is_counted(file: LoadFile) -> None:
+    for model, items in (("gallery", 3), ("alignment", 1)):  # which Triton counts as one
+        Desk(model).count([Request(items=3), Request(), Request()], [None, ValueError(), None])
+        assert file.outcome(model) == Outcome(items + 1, 2, 1)

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teran.runtime.load import Load
+from teran.runtime.load import Load, Outcome
 from teran.supervisor.load import Counts, ModelLoad, read_counts
 
 STEP = 0.05
 METRICS = """
 # HELP nv_inference_count Number of inferences performed
 nv_inference_count{model="gallery",version="1"} 12
-nv_inference_request_success{model="gallery",version="1"} 7
 nv_inference_pending_request_count{model="gallery",version="1"} 3
 nv_inference_pending_request_count{model="search",version="1"} 0
 nv_inference_count{gpu_uuid="GPU-1",model="visual_encoder",version="1"} 5
@@ -23,7 +22,7 @@ nv_inference_count{gpu_uuid="GPU-2",model="visual_encoder",version="1"} 6
 
 def test_counts_are_read_from_metrics() -> None:
     counts = read_counts(METRICS)
-    assert counts["gallery"] == Counts(pending=3, items=12, requests=7)
+    assert counts["gallery"] == Counts(pending=3, items=12)
     assert counts["nowhere"] == Counts()
     assert counts["visual_encoder"].items == 11
 
@@ -33,30 +32,42 @@ class Server:
 
     def __init__(self, seconds: float, max_wait: float = 0.1) -> None:
         self.load, self.seconds, self.max_wait = ModelLoad(), seconds, max_wait
-        self.now, self.admitted, self.done, self.came = 100.0, 0.0, 0.0, 0.0
+        self.now, self.admitted, self.came, self.refused = 100.0, 0.0, 0.0, 0.0
+        self.gone = 0.0
+        """Done or refused."""
 
-    def step(self, items: float = 0, past: float = 0, lost: float = 0) -> Load:
-        """Let items in, some past the door; some of those let in never come."""
+    def step(self, items: float = 0, past: float = 0, lost: float = 0, shed: float = 0) -> Load:
+        """Let items in, some past the door; some of those let in never come.
+
+        Some of what waits is shed, which takes no time.
+        """
         self.admitted += items
         self.came += items + past - lost
-        self.done = min(self.came, self.done + STEP / self.seconds)
-        left = self.came - self.done
+        shed = min(shed, self.came - self.gone)
+        self.refused += shed
+        self.gone = min(self.came, self.gone + shed + STEP / self.seconds)
+        left = self.came - self.gone
         self.now += STEP
-        counts = Counts(max(0, left - 1), self.done, self.done)
+        counts = Counts(max(0, left - 1), self.gone)
         return self.load.look(
-            counts, self.admitted, self.now, self.max_wait, quiet=not counts.pending
+            counts, self.outcome, self.admitted, self.now, self.max_wait, quiet=not counts.pending
         )
+
+    @property
+    def outcome(self) -> Outcome:
+        done = self.gone - self.refused
+        return Outcome(done, done, self.refused)
 
 
 def test_the_speed_is_learnt_at_full_work_only() -> None:
-    server = Server(0.005)
+    server = Server(0.005, max_wait=0)
     for _ in range(20):
         idle = server.step(2)  # of ten that it could do
     assert idle.seconds == 0
     for _ in range(20):
         busy = server.step(20)
     assert busy.seconds == pytest.approx(0.005, rel=0.1)
-    assert busy.items == pytest.approx(server.came - server.done)
+    assert busy.items == pytest.approx(server.came - server.gone)
 
 
 def test_a_speed_that_was_misjudged_is_seen_to_be_better() -> None:
@@ -65,7 +76,7 @@ def test_a_speed_that_was_misjudged_is_seen_to_be_better() -> None:
         slow = server.step(1)
     assert slow.seconds > 1
     server.seconds = 0.005
-    server.done = server.came
+    server.gone = server.came
     for _ in range(40):
         fast = server.step(5)  # not enough to have any wait
     assert fast.seconds < 0.02
@@ -76,19 +87,20 @@ def test_what_fails_or_comes_past_the_door_is_forgotten(steps: list[tuple[int, i
     server = Server(0.005)
     for items, past, lost in steps:
         load = server.step(items, past, min(lost, items))
-        left = max(0.0, server.came - server.done - 1)
-        assert left <= load.items <= (left + 1) * 64
+        left = max(0.0, server.came - server.gone - 1)
+        assert left <= load.items + load.excess + 1e-6
+        assert load.items <= (left + 1) * 64
     for _ in range(200):
         load = server.step()
     assert load.items == 0
-    assert server.step(8).items == pytest.approx(server.came - server.done)
+    assert server.step(8).items == pytest.approx(server.came - server.gone)
 
 
 def test_a_new_server_begins_with_nothing() -> None:
     server = Server(0.005)
     for _ in range(10):
         server.step(20)
-    server.done = server.came = 0
+    server.gone = server.came = 0
     assert server.step().items == 0
 
 
@@ -97,11 +109,30 @@ def test_only_what_waits_too_long_is_shed() -> None:
     loads = [server.step(past=10) for _ in range(20)]  # as much as it can do
     assert not any(load.excess for load in loads)
     loads = [server.step(past=30) for _ in range(20)]
-    assert loads[-1].excess == pytest.approx(server.came - server.done - 1 - 0.2 / 0.005, abs=5)
+    assert loads[-1].excess == pytest.approx(server.came - server.gone - 1 - 0.2 / 0.005, abs=5)
     numbers = [load.number for load in loads]
     assert all(b == a + 1 for a, b in itertools.pairwise(numbers))
     unlimited = Server(0.005, max_wait=0)
     assert not any(unlimited.step(past=30).excess for _ in range(20))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_what_is_refused_makes_no_model_fast(size: int) -> None:
+    """Nor is what will be refused waited for, as if it had to be done."""
+    load, came, gone, refused, excess = ModelLoad(), 0.0, 0.0, 0.0, 0.0
+    for look in range(1, 400):
+        came += 50 * size  # of which it can do ten items, in requests of so many
+        shed = size * min(64, excess)
+        refused += shed
+        gone += shed + 10
+        done = gone - refused
+        counts = Counts((came - gone) / size, gone)
+        outcome = Outcome(done, done / size, refused)
+        seen = load.look(counts, outcome, 0, STEP * look, 0.1, quiet=False)
+        excess = seen.excess
+    assert seen.seconds == pytest.approx(STEP / 10, rel=0.1)
+    assert seen.excess == pytest.approx(50 - 10 / size, abs=5)
+    assert seen.items == pytest.approx(2 * 0.1 / (STEP / 10) / size, rel=0.3)
 
 
 def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
@@ -114,11 +145,11 @@ def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
 def test_the_last_of_a_row_is_as_fast_as_the_row() -> None:
     """What waits before its forerunners waits for it too, though its own queue is short."""
     load, done = ModelLoad(), 0.0
-    load.look(Counts(), 0, STEP, 0.1, quiet=True)
+    load.look(Counts(), Outcome(), 0, STEP, 0.1, quiet=True)
     for look in range(2, 200):
         done += (0, 10, 10, 0)[look % 4]
-        counts = Counts((5, 5, 0, 0)[look % 4], done, done)
-        seen = load.look(counts, done + 30, STEP * look, 0.1, quiet=False)
+        counts = Counts((5, 5, 0, 0)[look % 4], done)
+        seen = load.look(counts, Outcome(done, done), done + 30, STEP * look, 0.1, quiet=False)
     assert seen.seconds == pytest.approx(0.01, rel=0.1)
     assert seen.items == pytest.approx(30)
 
@@ -127,27 +158,33 @@ def test_what_its_forerunners_fail_at_makes_no_model_slow() -> None:
     load, seen = ModelLoad(), Load()
     for look in range(400):
         done, lost = 10.0 * look, 30.0 * max(0, look - 100)  # three of four fail after a while
-        counts = Counts(20, done, done)
-        seen = load.look(counts, done + lost + 30, STEP * look, 0.1, quiet=False, lost=lost)
+        counts = Counts(20, done)
+        seen = load.look(
+            counts, Outcome(done, done), done + lost + 30, STEP * look, 0.1, quiet=False, lost=lost
+        )
     assert seen.seconds == pytest.approx(STEP / 10, rel=0.1)
     assert 20 <= seen.items <= 30
 
 
 def test_what_came_since_the_last_look_is_left_however_long_ago_that_was() -> None:
     load = ModelLoad()
-    load.look(Counts(), 0, 0, 0.1, quiet=True)
-    seen = load.look(Counts(pending=5), 40, 60, 0.1, quiet=False)  # requests of eight
+    load.look(Counts(), Outcome(), 0, 0, 0.1, quiet=True)
+    seen = load.look(Counts(pending=5), Outcome(), 40, 60, 0.1, quiet=False)  # requests of eight
     assert seen.items == 40
 
 
 def test_what_is_lost_before_a_row_that_always_waits_is_forgotten() -> None:
     load, seen = ModelLoad(), Load()
-    load.look(Counts(), 0, 0, 0.1, quiet=True)
+    load.look(Counts(), Outcome(), 0, 0, 0.1, quiet=True)
     for look in range(1, 400):
         done = 5.0 * look
         admitted = done + 30 + (50 if look > 100 else 0)  # 50 that never come
-        seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
+        seen = load.look(
+            Counts(0, done), Outcome(done, done), admitted, STEP * look, 0.1, quiet=False
+        )
         assert seen.items >= 30
     for look in range(400, 450):  # nothing is let in any more, as there seems to be too much
-        seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
+        seen = load.look(
+            Counts(0, done), Outcome(done, done), admitted, STEP * look, 0.1, quiet=False
+        )
     assert seen.items == 0

@@ -29,6 +29,8 @@ LIBRARY = Path(__file__).parent / "libscan.so"
 _PANEL = 16
 _PARTS_PER_THREAD = 8
 """Pieces of work for each thread, so that none waits long for the last."""
+_SMALLEST_PART = 1 << 21
+"""Products in a piece of work: less is done sooner than handed over."""
 _log = logging.getLogger(__name__)
 
 
@@ -137,12 +139,13 @@ class NativeKernel:
             ):
                 raise MemoryError("no memory to score the gallery with")
 
-        self._spread(run, count)
+        products = count * scan.rows_per_item * scan.dim * len(lanes.values)
+        self._spread(run, count, products // _SMALLEST_PART)
         return result
 
-    def _spread(self, run: Callable[[int, int], None], count: int) -> None:
-        """Run all of it, in parts on the pool."""
-        parts = min(count, self._threads * _PARTS_PER_THREAD)
+    def _spread(self, run: Callable[[int, int], None], count: int, most: int) -> None:
+        """Run all of it, in parts on the pool, not more than so many."""
+        parts = min(count, self._threads * _PARTS_PER_THREAD, most)
         if self._pool is None or parts < 2:
             run(0, count)
             return
