@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 
 from teran.errors import TeranError
 from teran_client.aio import AsyncTeranClient
+from teran_client.channel import FORKED
 
 Result = TypeVar("Result")
 _INTERRUPT_PATIENCE = 5.0
@@ -62,10 +63,7 @@ class BlockingClient:
             work.close()
             if self._closed:
                 raise TeranError("the client is closed")
-            raise TeranError(
-                "the client was made before this process was forked, and its connection is not "
-                "here; make one in every process"
-            )
+            raise TeranError(FORKED)
         ended = threading.Event()
 
         async def run() -> Result:

@@ -11,6 +11,7 @@ tries.
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -48,6 +49,10 @@ _PATIENT_DELAY = 0.1
 """Seconds after which bulk asks an overloaded server again at the latest, if it does not say."""
 _MOST_TOKENS, _EARNED = 10.0, 0.1
 """Repetitions a client may spend on overload, and what each answered call earns of one."""
+FORKED = (
+    "the client was made before this process was forked, and its connection is not here; make one "
+    "in every process"
+)
 _REPEATABLE = {Outcome.REFUSED, Outcome.LOST, Outcome.CRASHED}
 
 
@@ -94,11 +99,16 @@ class Channel:
         self._observers = observers
         self._reached = False
         self._tokens = _MOST_TOKENS
+        self._process = 0
+        """Which has opened it: in a forked child it would hang."""
         self._channel: Any = None
         self._stub: Any = None
 
     def _open(self) -> Any:
+        if self._is_inherited():
+            raise TeranError(FORKED)
         if self._stub is None:
+            self._process = os.getpid()
             self._channel = (
                 grpc.aio.secure_channel(
                     self._target, self._tls.credentials(), options=CHANNEL_OPTIONS
@@ -132,6 +142,7 @@ class Channel:
             headers: metadata of this call, where the client's own has none of the name.
 
         Raises:
+            TeranError: the connection was opened before this process was forked.
             TeranInputError: the server refuses the request.
             TeranOverloadedError: it has too much to do.
             TeranUnavailableError: it could not be reached.
@@ -210,9 +221,12 @@ class Channel:
         return result
 
     async def close(self) -> None:
-        if self._channel is not None:
+        if self._channel is not None and not self._is_inherited():
             await self._channel.close()
             self._channel = self._stub = None
+
+    def _is_inherited(self) -> bool:
+        return self._channel is not None and self._process != os.getpid()
 
 
 def _log_call(level: int, message: str, call: Call, started: float) -> None:

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from teran_client import TeranClient
 
 from teran.cli.background import BackgroundServer, background_server
@@ -102,11 +103,42 @@ assert client.encode_captions("a dog").tokens
 client.close()
 """
 
+FORKING_ASYNCHRONOUSLY = """
+import asyncio, os, sys
+from teran_client import AsyncTeranClient, TeranError
 
-def test_a_client_in_a_forked_child_says_so(server: BackgroundServer) -> None:
+client = AsyncTeranClient(sys.argv[1])
+
+async def use():
+    return (await client.encode_captions("a dog")).tokens
+
+async def parent():
+    assert await use()
+    child = os.fork()
+    if child == 0:
+        return True
+    assert os.waitpid(child, 0)[1] == 0
+    assert await use()
+    await client.close()
+
+async def forked():
+    try:
+        await use()
+    except TeranError as error:
+        print(error, flush=True)
+    await client.close()
+    os._exit(0)
+
+if asyncio.run(parent()):
+    asyncio.run(forked())
+"""
+
+
+@pytest.mark.parametrize("program", [FORKING, FORKING_ASYNCHRONOUSLY])
+def test_a_client_in_a_forked_child_says_so(server: BackgroundServer, program: str) -> None:
     """It hung for ever: its thread is not in the child."""
     ended = subprocess.run(
-        [sys.executable, "-c", FORKING, server.url],
+        [sys.executable, "-c", program, server.url],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "make one in every process" in ended.stdout
