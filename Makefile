@@ -54,7 +54,7 @@ soak: $(READY) ## Half an hour of mixed traffic on the demo's model: does anythi
 	$(BIN)/python -m benchmarks.soak --repository build/demo/repository --seconds $(if $(filter command% environment,$(origin SECONDS)),$(SECONDS),1800)
 
 hostile: $(READY) ## Ten thousand generated requests that nobody would send by mistake
-	HOSTILE_REQUESTS=10000 HOSTILE_RESULT=benchmarks/results/hostile.json $(BIN)/python -m pytest -s --timeout 1800 tests/server/test_hostile.py
+	HOSTILE_REQUESTS=10000 HOSTILE_RESULT=benchmarks/results/hostile.json $(BIN)/python -m pytest -s --timeout 1800 tests/server/test_hostile.py tests/server/test_hostile_http.py
 
 faults: $(READY) ## Kills and losses of power at many more moments than the tests try
 	TERAN_TEST_KILLS=50 $(BIN)/python -m pytest tests/faults

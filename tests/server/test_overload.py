@@ -24,7 +24,6 @@ from tests.data import images
 from tests.server.test_supervision import model_process
 
 MAX_WAIT = 0.15
-MODELS = ("textual_encoder", "visual_encoder", "gallery")
 
 
 @pytest.fixture(scope="module")
