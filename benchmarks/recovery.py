@@ -115,6 +115,7 @@ FAULTS: dict[str, tuple[Callable[[Service], None], float]] = {
     "the visual encoder's process is killed": (kill("visual_encoder"), 8),
     "the tokenizer's process is killed": (kill("tokenizer"), 8),
     "the gallery's process stands still for two seconds": (hold("gallery"), 6),
+    # Of which a server comes back three times in five minutes.
     "tritonserver is killed": (kill("tritonserver"), 20),
     "the whole server is killed, and started again": (kill_all, 25),
 }
@@ -219,9 +220,7 @@ def main() -> int:
                 dim, generator = client.info().feature_dim, np.random.default_rng(0)
                 photos = (picture(generator, dim) for _ in range(options.items))
                 client.index([Entry(one, f"image-{i}") for i, one in enumerate(photos)])
-            for number in range(
-                options.rounds
-            ):  # the server comes back three times in five minutes
+            for number in range(options.rounds):
                 for name, (fault, seconds) in FAULTS.items():
                     seen[name].append(
                         asyncio.run(measure(service, fault, captions, options.rate, seconds))
