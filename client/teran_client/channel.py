@@ -105,8 +105,7 @@ class Channel:
         self._stub: Any = None
 
     def _open(self) -> Any:
-        if self._is_inherited():
-            raise TeranError(FORKED)
+        self.check_process()
         if self._stub is None:
             self._process = os.getpid()
             self._channel = (
@@ -221,12 +220,23 @@ class Channel:
         return result
 
     async def close(self) -> None:
-        if self._channel is not None and not self._is_inherited():
+        if self._channel is not None and not self.is_inherited:
             await self._channel.close()
             self._channel = self._stub = None
 
-    def _is_inherited(self) -> bool:
+    @property
+    def is_inherited(self) -> bool:
+        """Whether another process has opened it, of which this one was forked."""
         return self._channel is not None and self._process != os.getpid()
+
+    def check_process(self) -> None:
+        """Refuse to go on in a forked child.
+
+        Raises:
+            TeranError: this is one.
+        """
+        if self.is_inherited:
+            raise TeranError(FORKED)
 
 
 def _log_call(level: int, message: str, call: Call, started: float) -> None:

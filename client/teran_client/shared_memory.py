@@ -58,7 +58,12 @@ class SharedMemory:
 
     @asynccontextmanager
     async def segment(self, inputs: dict[str, npt.NDArray[Any]]) -> AsyncIterator[Segment | None]:
-        """A segment with room for some inputs; None where they should go through gRPC."""
+        """A segment with room for some inputs; None where they should go through gRPC.
+
+        Raises:
+            TeranError: this is a forked child, whose parent uses the segments.
+        """
+        self._channel.check_process()
         numbers = [value for value in inputs.values() if value.dtype != np.object_]
         size = sum(value.nbytes + ALIGNMENT for value in numbers)
         segment = await self._acquire(size) if self.usable and size >= SMALLEST else None
@@ -73,6 +78,8 @@ class SharedMemory:
 
     async def close(self) -> None:
         """Have the server let go of all of it."""
+        if self._channel.is_inherited:
+            return
         for segment in list(self._all):
             await self._drop(segment)
         if self._lease and not self._unwanted:

@@ -1,6 +1,5 @@
 """Which requests a model does: those that will be answered soon, and that somebody waits for."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +24,9 @@ _BULK_SHARE = 1 / 2
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
 FEWEST = 8
-"""Requests that always may wait in a model's queue, or be done together."""
+"""Requests that may be done together, however many wait."""
+_REFUSAL = 0.0002
+"""Seconds that it takes to refuse a request, at most."""
 _WORTH_ASKING = 4
 """Items of one execution, which may have waited, or are much work."""
 
@@ -141,21 +142,16 @@ class Desk:
         """
         self._model, self._load, self._spared = model, LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
-        self._last = time.monotonic()
-        """When not all were refused that were at hand."""
+        self._owed = 0.0
+        """Seconds of work, for those it took to refuse others."""
 
     def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
         """Why each request is not done, or None for those that are."""
         if self._spared > 0:
             self._spared -= len(requests)
             return [None] * len(requests)
-        now, at_hand = time.monotonic(), len(requests)
-        excess = max(self._load.take_excess(self._model, at_hand), at_hand - self._most())
-        # A model that can hardly refuse as fast as requests come must not stand still.
-        if now - self._last > self._longest:
-            excess = min(excess, at_hand - 1)
-        if excess < at_hand:
-            self._last = now
+        excess = self._excess(len(requests))
+        self._load.refuse(self._model, shed=self._items(requests[:excess]))
         worth_asking = sum(map(items_of, requests)) >= _WORTH_ASKING
         return [
             _overloaded(EXCESSIVE * self._longest, self._longest)
@@ -164,20 +160,28 @@ class Desk:
             for i, request in enumerate(requests)
         ]
 
-    def _most(self) -> int:
-        """How many requests may be done together, without those behind them waiting too long."""
-        seconds = self._load.takes(self._model, 1)
-        if not seconds or not self._longest:
-            return sys.maxsize
-        return max(FEWEST, int(EXCESSIVE * self._longest / seconds))
+    def write_off(self, failed: Sequence[Any]) -> None:
+        """Count requests that have come, but are not done."""
+        self._load.refuse(self._model, failed=self._items(failed))
 
-    def count(self, requests: Sequence[Any], errors: Sequence[Exception | None]) -> None:
-        """Count what has become of requests that have come: only what is done tells the speed."""
-        done, failed = 0, 0
-        for request, error in zip(requests, errors, strict=True):
-            items = 1 if self._model in UNBATCHED else items_of(request)
-            done, failed = (done, failed + items) if error else (done + items, failed)
-        self._load.add_outcome(self._model, done, list(errors).count(None), failed)
+    def _excess(self, at_hand: int) -> int:
+        """How many requests of those at hand, the oldest, are refused as too much waits."""
+        flooded = self._load.read(self._model).excess > 0
+        excess, seconds = self._load.take_excess(self._model, at_hand), self._seconds()
+        if flooded:  # nor should those behind them wait for more than may wait
+            excess = max(excess, at_hand - max(FEWEST, int(EXCESSIVE * self._longest / seconds)))
+        # Something is done all the same, or who can just about refuse all of it would do no more.
+        self._owed += excess * _REFUSAL
+        done = min(excess, int(self._owed / seconds))
+        self._owed -= done * seconds
+        return excess - done
+
+    def _seconds(self) -> float:
+        """For an item; no more than one may wait, as a model may seem slower than it is."""
+        return min(self._load.takes(self._model, 1), self._longest) or 1.0
+
+    def _items(self, requests: Sequence[Any]) -> int:
+        return len(requests) if self._model in UNBATCHED else sum(map(items_of, requests))
 
     def _gone(self, request: Any, worth_asking: bool) -> TeranError | None:
         # Triton tells of a step in an ensemble never that its caller has gone, and takes 60 us.

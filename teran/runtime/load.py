@@ -32,9 +32,9 @@ _PLACES = 8
 _RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads are noticed
 _VERSION, _FIELDS = struct.Struct("d"), struct.Struct("6d")
 _COUNTERS = len(MODELS) * _RECORD.size
-_OUTCOMES = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
-_OUTCOME = struct.Struct("3d")
-_SLOTS = _OUTCOMES + len(MODELS) * _OUTCOME.size
+_REFUSALS = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
+_REFUSAL = struct.Struct("2d")
+_SLOTS = _REFUSALS + len(MODELS) * _REFUSAL.size
 _SLOT = struct.Struct("dd")
 _SIZE = _SLOTS + _DEADLINES * _SLOT.size
 
@@ -58,15 +58,13 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What has ever become of what reached a model, as it says itself: to Triton all is done."""
+class Refused:
+    """Items that have reached a model and were not done, ever. To Triton all of them are done."""
 
-    items: float = 0.0
-    """Done."""
-    requests: float = 0.0
-    """Done."""
-    refused: float = 0.0
-    """Items of requests that were not done, or in vain."""
+    failed: float = 0.0
+    """For any reason."""
+    shed: float = 0.0
+    """Because too many were waiting, which takes no time."""
 
 
 class LoadFile:
@@ -85,7 +83,7 @@ class LoadFile:
                 self._map = mmap.mmap(file.fileno(), _SIZE)
         else:
             self._map = mmap.mmap(-1, _SIZE)
-        self._counters = memoryview(self._map)[_COUNTERS:_OUTCOMES].cast("d")
+        self._counters = memoryview(self._map)[_COUNTERS:_REFUSALS].cast("d")
         self._own = len(MODELS) * COUNTING.index(counting) if counting else None
         self._shed: dict[str, tuple[float, float]] = {}
 
@@ -121,15 +119,15 @@ class LoadFile:
         assert self._own is not None
         self._counters[self._own + MODELS.index(model)] += items
 
-    def outcome(self, model: str) -> Outcome:
-        """What has become of what reached a model."""
-        return Outcome(*_OUTCOME.unpack_from(self._map, _outcome_place(model)))
+    def refused(self, model: str) -> Refused:
+        """What has reached a model and was not done."""
+        return Refused(*_REFUSAL.unpack_from(self._map, _refusal_place(model)))
 
-    def add_outcome(self, model: str, items: float, requests: float, refused: float) -> None:
-        """Count what reached a model; only that model does."""
-        before = astuple(self.outcome(model))
-        values = map(sum, zip(before, (items, requests, refused), strict=True))
-        _OUTCOME.pack_into(self._map, _outcome_place(model), *values)
+    def refuse(self, model: str, *, failed: float = 0.0, shed: float = 0.0) -> None:
+        """Count items that have reached a model and are not done; only that model does."""
+        before = self.refused(model)
+        values = before.failed + failed, before.shed + shed
+        _REFUSAL.pack_into(self._map, _refusal_place(model), *values)
 
     def wait(self, model: str, few: int = _FEW) -> float:
         """Seconds until a model would begin with what comes now; none behind a few items."""
@@ -180,8 +178,8 @@ class LoadFile:
             yield place, *_SLOT.unpack_from(self._map, place)
 
 
-def _outcome_place(model: str) -> int:
-    return _OUTCOMES + MODELS.index(model) * _OUTCOME.size
+def _refusal_place(model: str) -> int:
+    return _REFUSALS + MODELS.index(model) * _REFUSAL.size
 
 
 def _key(request: str) -> int:

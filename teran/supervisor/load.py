@@ -2,8 +2,8 @@
 
 What a model has been given is what was admitted for it; what has left it, Triton counts, done or
 refused. A model at full work, one with much left to do at both ends of a while, shows how fast it
-is, by what it counts as done itself. What its forerunners still hold is left for it too, so that is
-the speed of the whole row up to it.
+is; what it has shed took no time, so it counts that itself. What its forerunners still hold is left
+for it too, so that is the speed of the whole row up to it.
 """
 
 import re
@@ -13,8 +13,8 @@ from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, replace
 from math import exp, inf
 
-from teran.runtime.admission import EXCESSIVE, FEWEST
-from teran.runtime.load import MODELS, Load, LoadFile, Outcome
+from teran.runtime.admission import EXCESSIVE
+from teran.runtime.load import MODELS, Load, LoadFile, Refused
 from teran.supervisor.health import fetch
 
 _PERIOD = 0.05
@@ -35,6 +35,8 @@ _FULL = 8
 """Items left to do with which a model is at full work."""
 _LARGEST_BATCH = 64
 """Items that may be under way while the queue is empty."""
+_FEWEST = 16
+"""Requests that always may wait: more than those behind which others are let in in any case."""
 _FIRST = "tokenizer"
 """Which lets nothing in that it refuses."""
 _FORERUNNERS = {
@@ -44,7 +46,7 @@ _FORERUNNERS = {
 }
 """Whose outcome a model gets, of what is admitted for it."""
 _SERIES = re.compile(  # GPUs' models have their label in front
-    r'^nv_inference_(pending_request_count|count)\{[^}]*\bmodel="(\w+)"'
+    r'^nv_inference_(pending_request_count|count|request_success)\{[^}]*\bmodel="(\w+)"'
     r"[^}]*\} (\S+)",
     re.MULTILINE,
 )
@@ -58,6 +60,8 @@ class Counts:
     """Requests in its queue."""
     items: float = 0.0
     """Ever done, or refused by the model."""
+    requests: float = 0.0
+    """Likewise."""
 
 
 class Speed:
@@ -105,7 +109,7 @@ class ModelLoad:
     """What follows from a model's counts, one look after the other."""
 
     def __init__(self) -> None:
-        self._counts, self._outcome, self._speed = Counts(), Outcome(), Speed()
+        self._counts, self._speed, self._done = Counts(), Speed(), 0.0
         self._difference: float | None = None
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
@@ -117,7 +121,7 @@ class ModelLoad:
     def look(
         self,
         counts: Counts,
-        outcome: Outcome,
+        refused: Refused,
         admitted: float,
         at: float,
         max_wait: float,
@@ -129,7 +133,7 @@ class ModelLoad:
 
         Args:
             counts: what Triton says.
-            outcome: what the model says.
+            refused: what the model says it has not done, of what Triton counts.
             admitted: items ever let in.
             at: when, in seconds.
             max_wait: seconds a request may wait; 0 for any time.
@@ -141,6 +145,7 @@ class ModelLoad:
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
+            self._done = counts.items - refused.shed
             self._lately.clear()
         balance = admitted - lost - counts.items
         self._lately.append((at, admitted, balance if quiet else inf))
@@ -150,17 +155,20 @@ class ModelLoad:
         if quiet:  # so what was not done at such a time before is done by now, or never will be
             left = min(left, balance - min(balance for _, _, balance in self._lately))
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
-        elapsed, last, self._outcome = at - (self._at or at), self._outcome, outcome
+        elapsed, counted = at - (self._at or at), counts.items - before.items
+        # Triton counts what is shed a moment later, or never if the process dies meanwhile.
+        last, self._done = self._done, max(self._done, counts.items - refused.shed)
         speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
-            done, requests = outcome.items - last.items, outcome.requests - last.requests
-            speed.learn(elapsed, done, requests, busy=busy)
+            done = self._done - last
+            share = done / counted if counted else 0.0
+            speed.learn(elapsed, done, share * (counts.requests - before.requests), busy=busy)
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference = balance - left
         excess = 0.0
         if max_wait and speed.items:
             most = EXCESSIVE * max_wait * speed.requests
-            excess = max(0.0, counts.pending - max(FEWEST, most))
+            excess = max(0.0, counts.pending - max(_FEWEST, most))
         self._at, self._left, self._number = at, left, self._number + 1
         to_do = left * (1 - excess / counts.pending) if excess else left
         return Load(at, to_do, admitted, seconds, excess, self._number)
@@ -210,12 +218,12 @@ class LoadMonitor:
                 forerunners = _FORERUNNERS.get(name, ())
                 load = model.look(
                     counts[name],
-                    self._file.outcome(name),
+                    self._file.refused(name),
                     self._file.admitted(name),
                     time.monotonic(),
                     self._max_wait,
                     quiet=not any(counts[one].pending for one in (name, *forerunners)),
-                    lost=sum(self._file.outcome(one).refused for one in {*forerunners} - {_FIRST}),
+                    lost=sum(self._file.refused(one).failed for one in {*forerunners} - {_FIRST}),
                 )
                 self._file.write(name, load)
 
@@ -228,7 +236,11 @@ def read_counts(text: str) -> dict[str, Counts]:
     return defaultdict(
         Counts,
         {
-            model: Counts(found.get("pending_request_count", 0.0), found.get("count", 0.0))
+            model: Counts(
+                found.get("pending_request_count", 0.0),
+                found.get("count", 0.0),
+                found.get("request_success", 0.0),
+            )
             for model, found in values.items()
         },
     )

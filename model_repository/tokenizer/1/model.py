@@ -37,11 +37,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         verdicts = self._desk.sort(requests)
-        responses, errors = zip(*map(self._respond, requests, verdicts), strict=True)
-        self._desk.count(requests, errors)
-        return list(responses)
+        return [self._respond(*one) for one in zip(requests, verdicts, strict=True)]
 
-    def _respond(self, request: Any, verdict: TeranError | None) -> tuple[Any, TeranError | None]:
+    def _respond(self, request: Any, verdict: TeranError | None) -> Any:
         started, accepted_at = perf_counter(), monotonic_ns()
         error: TeranError | None = None
         batch: TokenBatch | None = None
@@ -58,7 +56,7 @@ class TritonPythonModel:
         seconds = perf_counter() - started
         self._recorder.execution(len(batch.tokens) if batch else 0, [error], seconds)
         self._log.request(request, seconds, error)
-        return response, error
+        return response
 
     def _tokenize(self, request: Any) -> TokenBatch:
         captions, parameters = _captions(request, self._most_bytes), parameters_of(request)

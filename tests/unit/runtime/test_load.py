@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from teran.runtime.load import Load, LoadFile, Outcome
+from teran.runtime.load import Load, LoadFile, Refused
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def test_a_few_items_may_always_be_ahead(path: Path) -> None:
     assert file.wait("gallery") == 0
 
 
-def test_what_became_of_requests_is_counted_on_by_the_next_process(path: Path) -> None:
-    LoadFile(path).add_outcome("gallery", items=3, requests=2, refused=1)
-    LoadFile(path).add_outcome("gallery", items=10, requests=10, refused=0)
-    assert LoadFile(path).outcome("gallery") == Outcome(13, 12, 1)
-    assert LoadFile(path).outcome("tokenizer") == Outcome()
+def test_what_was_refused_is_counted_on_by_the_next_process(path: Path) -> None:
+    LoadFile(path).refuse("gallery", failed=3)
+    LoadFile(path).refuse("gallery", failed=1, shed=2)
+    assert LoadFile(path).refused("gallery") == Refused(failed=4, shed=2)
+    assert LoadFile(path).refused("tokenizer") == Refused()
 
 
 def test_an_excess_is_shed_once(path: Path) -> None:

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teran.runtime.load import Load, Outcome
+from teran.runtime.load import Load, Refused
 from teran.supervisor.load import Counts, ModelLoad, read_counts
 
 STEP = 0.05
 METRICS = """
 # HELP nv_inference_count Number of inferences performed
 nv_inference_count{model="gallery",version="1"} 12
+nv_inference_request_success{model="gallery",version="1"} 7
 nv_inference_pending_request_count{model="gallery",version="1"} 3
 nv_inference_pending_request_count{model="search",version="1"} 0
 nv_inference_count{gpu_uuid="GPU-1",model="visual_encoder",version="1"} 5
@@ -22,7 +23,7 @@ nv_inference_count{gpu_uuid="GPU-2",model="visual_encoder",version="1"} 6
 
 def test_counts_are_read_from_metrics() -> None:
     counts = read_counts(METRICS)
-    assert counts["gallery"] == Counts(pending=3, items=12)
+    assert counts["gallery"] == Counts(pending=3, items=12, requests=7)
     assert counts["nowhere"] == Counts()
     assert counts["visual_encoder"].items == 11
 
@@ -32,31 +33,21 @@ class Server:
 
     def __init__(self, seconds: float, max_wait: float = 0.1) -> None:
         self.load, self.seconds, self.max_wait = ModelLoad(), seconds, max_wait
-        self.now, self.admitted, self.came, self.refused = 100.0, 0.0, 0.0, 0.0
+        self.now, self.admitted, self.came = 100.0, 0.0, 0.0
         self.gone = 0.0
         """Done or refused."""
 
-    def step(self, items: float = 0, past: float = 0, lost: float = 0, shed: float = 0) -> Load:
-        """Let items in, some past the door; some of those let in never come.
-
-        Some of what waits is shed, which takes no time.
-        """
+    def step(self, items: float = 0, past: float = 0, lost: float = 0) -> Load:
+        """Let items in, some past the door; some of those let in never come."""
         self.admitted += items
         self.came += items + past - lost
-        shed = min(shed, self.came - self.gone)
-        self.refused += shed
-        self.gone = min(self.came, self.gone + shed + STEP / self.seconds)
+        self.gone = min(self.came, self.gone + STEP / self.seconds)
         left = self.came - self.gone
         self.now += STEP
-        counts = Counts(max(0, left - 1), self.gone)
+        counts = Counts(max(0, left - 1), self.gone, self.gone)
         return self.load.look(
-            counts, self.outcome, self.admitted, self.now, self.max_wait, quiet=not counts.pending
+            counts, Refused(), self.admitted, self.now, self.max_wait, quiet=not counts.pending
         )
-
-    @property
-    def outcome(self) -> Outcome:
-        done = self.gone - self.refused
-        return Outcome(done, done, self.refused)
 
 
 def test_the_speed_is_learnt_at_full_work_only() -> None:
@@ -125,14 +116,13 @@ def test_what_is_refused_makes_no_model_fast(size: int) -> None:
         shed = size * min(64, excess)
         refused += shed
         gone += shed + 10
-        done = gone - refused
-        counts = Counts((came - gone) / size, gone)
-        outcome = Outcome(done, done / size, refused)
-        seen = load.look(counts, outcome, 0, STEP * look, 0.1, quiet=False)
+        late = shed if look % 3 else 0  # Triton counts it a moment later
+        counts = Counts((came - gone) / size, gone - late, (gone - late) / size)
+        seen = load.look(counts, Refused(shed=refused), 0, STEP * look, 0.1, quiet=False)
         excess = seen.excess
     assert seen.seconds == pytest.approx(STEP / 10, rel=0.1)
     assert seen.excess == pytest.approx(50 - 10 / size, abs=5)
-    assert seen.items == pytest.approx(2 * 0.1 / (STEP / 10) / size, rel=0.3)
+    assert seen.items == pytest.approx(max(16, 40 / size), rel=0.2)
 
 
 def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
@@ -145,11 +135,11 @@ def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
 def test_the_last_of_a_row_is_as_fast_as_the_row() -> None:
     """What waits before its forerunners waits for it too, though its own queue is short."""
     load, done = ModelLoad(), 0.0
-    load.look(Counts(), Outcome(), 0, STEP, 0.1, quiet=True)
+    load.look(Counts(), Refused(), 0, STEP, 0.1, quiet=True)
     for look in range(2, 200):
         done += (0, 10, 10, 0)[look % 4]
-        counts = Counts((5, 5, 0, 0)[look % 4], done)
-        seen = load.look(counts, Outcome(done, done), done + 30, STEP * look, 0.1, quiet=False)
+        counts = Counts((5, 5, 0, 0)[look % 4], done, done)
+        seen = load.look(counts, Refused(), done + 30, STEP * look, 0.1, quiet=False)
     assert seen.seconds == pytest.approx(0.01, rel=0.1)
     assert seen.items == pytest.approx(30)
 
@@ -158,9 +148,9 @@ def test_what_its_forerunners_fail_at_makes_no_model_slow() -> None:
     load, seen = ModelLoad(), Load()
     for look in range(400):
         done, lost = 10.0 * look, 30.0 * max(0, look - 100)  # three of four fail after a while
-        counts = Counts(20, done)
+        counts = Counts(20, done, done)
         seen = load.look(
-            counts, Outcome(done, done), done + lost + 30, STEP * look, 0.1, quiet=False, lost=lost
+            counts, Refused(), done + lost + 30, STEP * look, 0.1, quiet=False, lost=lost
         )
     assert seen.seconds == pytest.approx(STEP / 10, rel=0.1)
     assert 20 <= seen.items <= 30
@@ -168,23 +158,19 @@ def test_what_its_forerunners_fail_at_makes_no_model_slow() -> None:
 
 def test_what_came_since_the_last_look_is_left_however_long_ago_that_was() -> None:
     load = ModelLoad()
-    load.look(Counts(), Outcome(), 0, 0, 0.1, quiet=True)
-    seen = load.look(Counts(pending=5), Outcome(), 40, 60, 0.1, quiet=False)  # requests of eight
+    load.look(Counts(), Refused(), 0, 0, 0.1, quiet=True)
+    seen = load.look(Counts(pending=5), Refused(), 40, 60, 0.1, quiet=False)  # requests of eight
     assert seen.items == 40
 
 
 def test_what_is_lost_before_a_row_that_always_waits_is_forgotten() -> None:
     load, seen = ModelLoad(), Load()
-    load.look(Counts(), Outcome(), 0, 0, 0.1, quiet=True)
+    load.look(Counts(), Refused(), 0, 0, 0.1, quiet=True)
     for look in range(1, 400):
         done = 5.0 * look
         admitted = done + 30 + (50 if look > 100 else 0)  # 50 that never come
-        seen = load.look(
-            Counts(0, done), Outcome(done, done), admitted, STEP * look, 0.1, quiet=False
-        )
+        seen = load.look(Counts(0, done, done), Refused(), admitted, STEP * look, 0.1, quiet=False)
         assert seen.items >= 30
     for look in range(400, 450):  # nothing is let in any more, as there seems to be too much
-        seen = load.look(
-            Counts(0, done), Outcome(done, done), admitted, STEP * look, 0.1, quiet=False
-        )
+        seen = load.look(Counts(0, done, done), Refused(), admitted, STEP * look, 0.1, quiet=False)
     assert seen.items == 0

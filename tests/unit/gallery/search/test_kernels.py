@@ -1,5 +1,7 @@
 """Every kernel against sums and maxima written as plain loops."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,6 +47,14 @@ def stored(vectors: np.ndarray, kind: RowType) -> Rows:
     if kind is RowType.BF16:
         return Rows(to_bf16(vectors), kind)
     return Rows(vectors.astype(np.float16), kind)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts() -> Iterator[None]:
+    """Divide even small scans among threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("teran.gallery.search.kernels.native._SMALLEST_PART", 1)
+        yield
 
 
 @pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.name)
