@@ -107,7 +107,7 @@ class Flood:
 
 
 STRAIGHT = (("images, straight", "visual_encoder", 0.09, 450), ("like", "gallery", 0.08, 600))
-"""Straight to a model, which has to refuse by itself while it runs."""
+"""Straight to a model, which has to refuse by itself while it runs: no more than it can."""
 
 
 @pytest.mark.parametrize(

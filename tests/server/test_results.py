@@ -133,7 +133,8 @@ def test_requests_form_batches(server: BackgroundServer) -> None:
                 return stats.inference_count, stats.execution_count
 
             before = await statistics()
-            calls = [client.encode_captions("a dog runs") for _ in range(40)]
+            # Few enough that none is refused, however slow the encoder seems to be.
+            calls = [client.encode_captions("a dog runs") for _ in range(8)]
             encoder = model_process(server, "textual_encoder")
             encoder.suspend()  # it may be faster than requests come
             try:
@@ -142,13 +143,13 @@ def test_requests_form_batches(server: BackgroundServer) -> None:
             finally:
                 encoder.resume()
             await answers
-            while (after := await statistics())[0] < before[0] + 40:  # Triton answers, then counts
+            while (after := await statistics())[0] < before[0] + 8:  # Triton answers, then counts
                 await asyncio.sleep(0.01)
         return after[0] - before[0], after[1] - before[1]
 
     inferences, executions = asyncio.run(asyncio.wait_for(run(), timeout=60))
-    assert inferences <= 50  # the supervisor's canaries count too
-    assert executions < 20
+    assert inferences <= 12  # the supervisor's canaries count too
+    assert executions < 6
 
 
 def test_many_items_go_in_small_requests(server: BackgroundServer) -> None:
