@@ -7,9 +7,7 @@ not, and repeats what fails, as it does by itself. Meanwhile processes are kille
 import argparse
 import asyncio
 import json
-import os
 import random
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -103,8 +101,11 @@ def hold(name: str) -> Callable[[Service], None]:
 
 def kill_all(service: Service) -> None:
     """Kill the server with all its processes, and start it again."""
-    os.killpg(service.server.process.pid, signal.SIGKILL)
-    service.server.process.wait()
+    family = [process for _, process in processes(service.server)]
+    for process in family:
+        with suppress(psutil.NoSuchProcess):  # it died with the one before it
+            process.kill()
+    psutil.wait_procs(family, timeout=10)  # its ports are free again
     service.stop()
     service.start()
 
