@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from teran_export import ExportOptions, export
 
 from teran.model import TeranConfig, TeranModel, TextConfig
 from teran.model.random import random_model
@@ -96,3 +97,10 @@ def reference_archive(name: str) -> Mapping[str, Any]:
 
 def reference_configs(archive: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return json.loads(str(archive["config"])), json.loads(str(archive["bert_config"]))
+
+
+@pytest.fixture(scope="session")
+def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model for OpenVINO in fp32, so that results can be compared closely."""
+    out = tmp_path_factory.mktemp("published") / "repository"
+    return export(ExportOptions(tiny_bundle, out, "openvino", "fp32")).path

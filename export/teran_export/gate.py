@@ -14,7 +14,7 @@ from teran.model import TeranModel
 from teran_export.calibration import CalibrationData
 from teran_export.engines import Engine
 from teran_export.engines.base import Run
-from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Graph
+from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
 
 Floats = npt.NDArray[np.float32]
 
@@ -81,7 +81,7 @@ class Gate:
         modules = {VISUAL_ENCODER: model.visual_encoder, TEXTUAL_ENCODER: model.textual_encoder}
 
         def reference(graph: Graph) -> Run:
-            def run(inputs):  # type: ignore[no-untyped-def]
+            def run(inputs: Arrays) -> Arrays:
                 tensors = [torch.from_numpy(inputs[name]) for name in graph.inputs]
                 return {graph.outputs[0]: modules[graph](*tensors).numpy()}
 

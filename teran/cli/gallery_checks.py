@@ -4,8 +4,8 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from teran.gallery.embedded.files import RESERVE
 from teran.gallery.embedded.lock import holder_of
-from teran.gallery.embedded.store import RESERVE
 from teran.gallery.search.kernels import NativeKernel, kernel
 from teran.supervisor.doctor import Finding, error, good, warning
 from teran.supervisor.settings import ServeSettings

@@ -23,7 +23,7 @@ _BULK_SHARE = 1 / 2
 """Of a model's time: more bulk does not get while others come too."""
 EXCESSIVE = 2.0
 """Times the longest wait: what waits so long in a model's queue came past its admission."""
-FEWEST = 8
+_FEWEST = 8
 """Requests that may be done together, however many wait."""
 _REFUSAL = 0.0002
 """Seconds that it takes to refuse a request, at most."""
@@ -151,7 +151,8 @@ class Desk:
             self._spared -= len(requests)
             return [None] * len(requests)
         excess = self._excess(len(requests))
-        self._load.refuse(self._model, shed=self._items(requests[:excess]))
+        if excess:
+            self._load.refuse(self._model, shed=self._items(requests[:excess]))
         worth_asking = sum(map(items_of, requests)) >= _WORTH_ASKING
         return [
             _overloaded(EXCESSIVE * self._longest, self._longest)
@@ -162,23 +163,22 @@ class Desk:
 
     def write_off(self, failed: Sequence[Any]) -> None:
         """Count requests that have come, but are not done."""
-        self._load.refuse(self._model, failed=self._items(failed))
+        if failed:
+            self._load.refuse(self._model, failed=self._items(failed))
 
     def _excess(self, at_hand: int) -> int:
         """How many requests of those at hand, the oldest, are refused as too much waits."""
-        flooded = self._load.read(self._model).excess > 0
-        excess, seconds = self._load.take_excess(self._model, at_hand), self._seconds()
-        if flooded:  # nor should those behind them wait for more than may wait
-            excess = max(excess, at_hand - max(FEWEST, int(EXCESSIVE * self._longest / seconds)))
+        if not self._load.read(self._model).excess:
+            return 0
+        # No more than one may wait for an item, as a model may seem slower than it is.
+        seconds = min(self._load.takes(self._model, 1) or 1.0, self._longest)
+        most = max(_FEWEST, int(EXCESSIVE * self._longest / seconds))  # for those behind them
+        excess = max(self._load.take_excess(self._model, at_hand), at_hand - most)
         # Something is done all the same, or who can just about refuse all of it would do no more.
         self._owed += excess * _REFUSAL
         done = min(excess, int(self._owed / seconds))
         self._owed -= done * seconds
         return excess - done
-
-    def _seconds(self) -> float:
-        """For an item; no more than one may wait, as a model may seem slower than it is."""
-        return min(self._load.takes(self._model, 1), self._longest) or 1.0
 
     def _items(self, requests: Sequence[Any]) -> int:
         return len(requests) if self._model in UNBATCHED else sum(map(items_of, requests))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp, inf
 
 from teran.runtime.admission import EXCESSIVE
-from teran.runtime.load import MODELS, Load, LoadFile, Refused
+from teran.runtime.load import MODELS, Load, LoadFile
 from teran.supervisor.health import fetch
 
 _PERIOD = 0.05
@@ -36,13 +36,12 @@ _FULL = 8
 _LARGEST_BATCH = 64
 """Items that may be under way while the queue is empty."""
 _FEWEST = 16
-"""Requests that always may wait: more than those behind which others are let in in any case."""
-_FIRST = "tokenizer"
-"""Which lets nothing in that it refuses."""
+"""Requests that always may wait; more than the few behind which others are let in anyway, or those
+would be shed."""
 _FORERUNNERS = {
-    "textual_encoder": (_FIRST,),
-    "alignment": (_FIRST, "textual_encoder", "visual_encoder"),
-    "gallery": (_FIRST, "textual_encoder"),  # images are not admitted for it: see Door
+    "textual_encoder": ("tokenizer",),
+    "alignment": ("tokenizer", "textual_encoder", "visual_encoder"),
+    "gallery": ("tokenizer", "textual_encoder"),  # images are not admitted for it: see Door
 }
 """Whose outcome a model gets, of what is admitted for it."""
 _SERIES = re.compile(  # GPUs' models have their label in front
@@ -121,19 +120,18 @@ class ModelLoad:
     def look(
         self,
         counts: Counts,
-        refused: Refused,
         admitted: float,
         at: float,
         max_wait: float,
         *,
         quiet: bool,
         lost: float = 0.0,
+        shed: float = 0.0,
     ) -> Load:
         """Take new counts in.
 
         Args:
             counts: what Triton says.
-            refused: what the model says it has not done, of what Triton counts.
             admitted: items ever let in.
             at: when, in seconds.
             max_wait: seconds a request may wait; 0 for any time.
@@ -141,11 +139,12 @@ class ModelLoad:
             lost: items its forerunners have ever refused. Some were for other models, so too
                 little may seem to be left, but never less than waits in its own queue. What waits
                 before a forerunner counts there in full.
+            shed: items the model has ever shed.
         """
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
-            self._done = counts.items - refused.shed
+            self._done = counts.items - shed
             self._lately.clear()
         balance = admitted - lost - counts.items
         self._lately.append((at, admitted, balance if quiet else inf))
@@ -157,7 +156,7 @@ class ModelLoad:
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
         elapsed, counted = at - (self._at or at), counts.items - before.items
         # Triton counts what is shed a moment later, or never if the process dies meanwhile.
-        last, self._done = self._done, max(self._done, counts.items - refused.shed)
+        last, self._done = self._done, max(self._done, counts.items - shed)
         speed, busy = self._speed, min(self._left, left) >= _FULL
         if elapsed:
             done = self._done - last
@@ -218,12 +217,12 @@ class LoadMonitor:
                 forerunners = _FORERUNNERS.get(name, ())
                 load = model.look(
                     counts[name],
-                    self._file.refused(name),
                     self._file.admitted(name),
                     time.monotonic(),
                     self._max_wait,
                     quiet=not any(counts[one].pending for one in (name, *forerunners)),
-                    lost=sum(self._file.refused(one).failed for one in {*forerunners} - {_FIRST}),
+                    lost=sum(self._file.refused(one).failed for one in forerunners),
+                    shed=self._file.refused(name).shed,
                 )
                 self._file.write(name, load)
 

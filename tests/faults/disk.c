@@ -102,14 +102,22 @@ int disk_key(const char *path, char *key, size_t size)
     return 0;
 }
 
-static int shadow(const char *path, const char *kind, char target[PATH_MAX])
+static int shadow_path(const char *path, const char *kind, char target[PATH_MAX])
 {
     char key[80];
     const char *directory = getenv("DISK_SHADOW");
     if (!directory || disk_key(path, key, sizeof key))
-        return -1;
+        return 0;
     snprintf(target, PATH_MAX, "%s/%s.%s", directory, key, kind);
-    return REAL(open)(target, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    return 1;
+}
+
+static int shadow(const char *path, const char *kind, int flags)
+{
+    char target[PATH_MAX];
+    if (!shadow_path(path, kind, target))
+        return -1;
+    return REAL(open)(target, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0644);
 }
 
 static void keep(int target, const char *bytes, size_t count, off_t offset)
@@ -126,8 +134,7 @@ static void keep_file(const char *path)
 {
     static char bytes[1 << 20];
     struct stat found;
-    char kept[PATH_MAX];
-    int source = REAL(open)(path, O_RDONLY | O_CLOEXEC), target = shadow(path, "data", kept);
+    int source = REAL(open)(path, O_RDONLY | O_CLOEXEC), target = shadow(path, "data", 0);
     if (source < 0 || target < 0 || fstat(source, &found))
         goto done;
     for (off_t at = 0; (at = lseek(source, at, SEEK_DATA)) >= 0;) {
@@ -151,11 +158,9 @@ done:
 /* In one step, as a journal does: a process that is killed in between loses no older names. */
 static void keep_names(const char *path)
 {
-    char kept[PATH_MAX], names[PATH_MAX + 8];
+    char written[PATH_MAX], names[PATH_MAX];
     DIR *directory = opendir(path);
-    int target = shadow(path, "new", kept);
-    if (target >= 0 && REAL(ftruncate)(target, 0))
-        abort();
+    int target = shadow(path, "new", O_TRUNC);
     for (struct dirent *entry; directory && target >= 0 && (entry = readdir(directory));) {
         char whole[PATH_MAX + 256], key[80], line[400];
         if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
@@ -172,8 +177,9 @@ static void keep_names(const char *path)
         closedir(directory);
     if (target >= 0) {
         close(target);
-        snprintf(names, sizeof names, "%.*s.names", (int)(strlen(kept) - strlen(".new")), kept);
-        if (REAL(rename)(kept, names))
+        shadow_path(path, "new", written);
+        shadow_path(path, "names", names);
+        if (REAL(rename)(written, names))
             abort();
     }
 }
@@ -228,13 +234,13 @@ static int mapped(uintptr_t address, char path[PATH_MAX], off_t *offset)
 int msync(void *address, size_t length, int flags)
 {
     int result = REAL(msync)(address, length, flags), saved = errno;
-    char path[PATH_MAX], kept[PATH_MAX];
+    char path[PATH_MAX];
     off_t offset;
     struct stat found;
     if (!result && flags & MS_SYNC && getenv("DISK_SHADOW")) {
         pthread_mutex_lock(&lock);
         if (mapped((uintptr_t)address, path, &offset) && !stat(path, &found)) {
-            int target = shadow(path, "data", kept);
+            int target = shadow(path, "data", 0);
             off_t end = offset + (off_t)length < found.st_size ? offset + (off_t)length
                                                                : found.st_size;
             if (target >= 0) {

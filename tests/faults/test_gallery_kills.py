@@ -23,7 +23,7 @@ from teran.cli.background import BackgroundServer, background_server
 from teran.errors import GalleryError, ServingError
 from teran.gallery.catalog import Model
 from teran.gallery.embedded.catalog import EmbeddedCatalog
-from teran.gallery.embedded.store import RESERVE
+from teran.gallery.embedded.files import RESERVE
 from teran.gallery.item import Item
 from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind

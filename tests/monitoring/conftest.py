@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import repository  # noqa: F401
-
 MONITORING = Path(__file__).parents[2] / "monitoring"
 
 

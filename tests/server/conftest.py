@@ -5,16 +5,8 @@ from pathlib import Path
 
 import pytest
 from teran_client import TeranClient
-from teran_export import ExportOptions, export
 
 from teran.cli.background import BackgroundServer, background_server
-
-
-@pytest.fixture(scope="session")
-def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model for OpenVINO in fp32, so that results can be compared closely."""
-    out = tmp_path_factory.mktemp("published") / "repository"
-    return export(ExportOptions(tiny_bundle, out, "openvino", "fp32")).path
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Requests to galleries that are wrong, too large or odd, and what their senders are told."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -115,8 +115,8 @@ def test_wrong_requests_are_told_why(
         (lambda c: c.index(Entry(PHOTOS[0], "a", uri="x" * (1 << 20))), "at most 1048576"),
     ],
 )
-def test_wrong_input_is_refused_before_it_is_sent(  # type: ignore[no-untyped-def]
-    client: TeranClient, call, reason: str
+def test_wrong_input_is_refused_before_it_is_sent(
+    client: TeranClient, call: Callable[[TeranClient], object], reason: str
 ) -> None:
     with pytest.raises(TeranInputError, match=reason):
         call(client)

@@ -23,11 +23,16 @@ from typing import TYPE_CHECKING, Any
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import NAME, GalleryCatalog, Model, check_name, unknown
 from teran.gallery.courtesy import Courtesy
-from teran.gallery.embedded.files import make_directory, rename_durably, room_of, write_durably
+from teran.gallery.embedded.files import (
+    make_directory,
+    rename_durably,
+    require_free,
+    room_of,
+    write_durably,
+)
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery, read_description
 from teran.gallery.embedded.lock import LOCK, lock_directory
 from teran.gallery.embedded.snapshot import extract_snapshot, write_snapshot
-from teran.gallery.embedded.store import require_free
 from teran.gallery.search.kernels import Kernel
 from teran.gallery.search.pooling import Kind
 from teran.gallery.writer import Writer

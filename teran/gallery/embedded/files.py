@@ -1,18 +1,24 @@
-"""Files that are there whole or not at all, also after a loss of power."""
+"""Files that are there whole or not at all, also after a loss of power, and the room for them."""
 
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from teran.errors import GalleryError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _BLOCK = 1 << 16
 """Bytes that are a hole if they are all zeros."""
+RESERVE = 256 << 20
+"""Bytes an upsert leaves free on the disk. The engine maps its files, and a process that touches a
+mapped page the disk has no room for is killed."""
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -122,6 +128,20 @@ def room_of(directory: Path) -> int:
         with suppress(FileNotFoundError):  # it has gone meanwhile
             room += 512 * path.stat().st_blocks
     return room
+
+
+def require_free(directory: Path, size: int) -> None:
+    """Refuse to write so many bytes where they would not leave the reserve free.
+
+    Raises:
+        GalleryError: they would not.
+    """
+    free, needed = shutil.disk_usage(directory).free, RESERVE + size
+    if free < needed:
+        raise GalleryError(
+            f"the disk of {directory} is nearly full: {free >> 20} MiB are free, "
+            f"{needed >> 20} MiB are needed to write safely; nothing was written"
+        )
 
 
 @contextmanager

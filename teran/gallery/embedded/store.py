@@ -6,7 +6,6 @@ which is quicker to read and slower to bring to the disk, is flushed every few s
 
 import json
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,14 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from teran.errors import GalleryError, TeranInputError
-from teran.gallery.embedded.files import room_of, sync_directory, sync_names, write_durably
+from teran.gallery.embedded.files import (
+    RESERVE,
+    require_free,
+    room_of,
+    sync_directory,
+    sync_names,
+    write_durably,
+)
 from teran.gallery.embedded.redo import Change, Deletion, RedoLog
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
@@ -27,9 +33,6 @@ from teran.gallery.layout import VECTORS, item_of, payload_of
 
 _PAGE = 256
 _PAGE_WITHOUT_VECTORS = 10_000
-RESERVE = 256 << 20
-"""Bytes an upsert leaves free on the disk. The engine maps its files, and a process that touches a
-mapped page the disk has no room for is killed."""
 _BYTES_PER_VALUE = 16
 """What a value may take on the disk while it is in the log as well."""
 _TALLY = "store.json"
@@ -58,20 +61,6 @@ def engine_errors(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise GalleryError(f"{what}: {error}") from error
-
-
-def require_free(directory: Path, size: int) -> None:
-    """Refuse to write so many bytes where they would not leave the reserve free.
-
-    Raises:
-        GalleryError: they would not.
-    """
-    free, needed = shutil.disk_usage(directory).free, RESERVE + size
-    if free < needed:
-        raise GalleryError(
-            f"the disk of {directory} is nearly full: {free >> 20} MiB are free, "
-            f"{needed >> 20} MiB are needed to write safely; nothing was written"
-        )
 
 
 class GalleryStore:

@@ -19,11 +19,10 @@ from teran.gallery.embedded.lock import lock_directory
 from teran.supervisor.doctor import Finding, Verdict, examine
 from teran.supervisor.host import free_port
 from teran.supervisor.settings import ServeSettings
-from tests.server.conftest import repository  # noqa: F401
 
 
 @pytest.fixture
-def settings(repository: Path, tmp_path: Path) -> ServeSettings:  # noqa: F811
+def settings(repository: Path, tmp_path: Path) -> ServeSettings:
     grpc, http, metrics, health = (free_port("127.0.0.1") for _ in range(4))
     copy = tmp_path / "repository"
     shutil.copytree(repository, copy)

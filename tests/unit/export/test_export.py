@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,17 @@ import torch
 from teran_export import ExportOptions, export, publish
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES
-from teran_export.engines.base import Source
+from teran_export.engines.base import Run, Source
 from teran_export.gate import EncoderCheck, Gate
-from teran_export.graphs import ALIGNMENT, GRAPHS, TEXTUAL_ENCODER, VISUAL_ENCODER, random_inputs
+from teran_export.graphs import (
+    ALIGNMENT,
+    GRAPHS,
+    TEXTUAL_ENCODER,
+    VISUAL_ENCODER,
+    Arrays,
+    Graph,
+    random_inputs,
+)
 from teran_export.onnx_graphs import check_graph, write_graph
 from teran_export.sensitivity import GROUPS, keep_in_float
 from torch import nn
@@ -206,9 +215,9 @@ def test_gate_sees_a_worse_engine(tiny_model: TeranModel, tmp_path: Path) -> Non
     gate = Gate(tiny_model, data)
     modules = {graph: graph.module(tiny_model) for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER)}
 
-    def noisy(amount: float):  # type: ignore[no-untyped-def]
-        def load(graph):  # type: ignore[no-untyped-def]
-            def run(inputs):  # type: ignore[no-untyped-def]
+    def noisy(amount: float) -> Callable[[Graph], Run]:
+        def load(graph: Graph) -> Run:
+            def run(inputs: Arrays) -> Arrays:
                 tensors = [torch.from_numpy(inputs[name]) for name in graph.inputs]
                 with torch.inference_mode():
                     result = modules[graph](*tensors).numpy()

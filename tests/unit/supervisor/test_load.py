@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teran.runtime.load import Load, Refused
+from teran.runtime.load import Load
 from teran.supervisor.load import Counts, ModelLoad, read_counts
 
 STEP = 0.05
@@ -46,7 +46,7 @@ class Server:
         self.now += STEP
         counts = Counts(max(0, left - 1), self.gone, self.gone)
         return self.load.look(
-            counts, Refused(), self.admitted, self.now, self.max_wait, quiet=not counts.pending
+            counts, self.admitted, self.now, self.max_wait, quiet=not counts.pending
         )
 
 
@@ -118,7 +118,7 @@ def test_what_is_refused_makes_no_model_fast(size: int) -> None:
         gone += shed + 10
         late = shed if look % 3 else 0  # Triton counts it a moment later
         counts = Counts((came - gone) / size, gone - late, (gone - late) / size)
-        seen = load.look(counts, Refused(shed=refused), 0, STEP * look, 0.1, quiet=False)
+        seen = load.look(counts, 0, STEP * look, 0.1, quiet=False, shed=refused)
         excess = seen.excess
     assert seen.seconds == pytest.approx(STEP / 10, rel=0.1)
     assert seen.excess == pytest.approx(50 - 10 / size, abs=5)
@@ -135,11 +135,11 @@ def test_what_never_comes_is_forgotten_under_steady_traffic() -> None:
 def test_the_last_of_a_row_is_as_fast_as_the_row() -> None:
     """What waits before its forerunners waits for it too, though its own queue is short."""
     load, done = ModelLoad(), 0.0
-    load.look(Counts(), Refused(), 0, STEP, 0.1, quiet=True)
+    load.look(Counts(), 0, STEP, 0.1, quiet=True)
     for look in range(2, 200):
         done += (0, 10, 10, 0)[look % 4]
         counts = Counts((5, 5, 0, 0)[look % 4], done, done)
-        seen = load.look(counts, Refused(), done + 30, STEP * look, 0.1, quiet=False)
+        seen = load.look(counts, done + 30, STEP * look, 0.1, quiet=False)
     assert seen.seconds == pytest.approx(0.01, rel=0.1)
     assert seen.items == pytest.approx(30)
 
@@ -149,28 +149,26 @@ def test_what_its_forerunners_fail_at_makes_no_model_slow() -> None:
     for look in range(400):
         done, lost = 10.0 * look, 30.0 * max(0, look - 100)  # three of four fail after a while
         counts = Counts(20, done, done)
-        seen = load.look(
-            counts, Refused(), done + lost + 30, STEP * look, 0.1, quiet=False, lost=lost
-        )
+        seen = load.look(counts, done + lost + 30, STEP * look, 0.1, quiet=False, lost=lost)
     assert seen.seconds == pytest.approx(STEP / 10, rel=0.1)
     assert 20 <= seen.items <= 30
 
 
 def test_what_came_since_the_last_look_is_left_however_long_ago_that_was() -> None:
     load = ModelLoad()
-    load.look(Counts(), Refused(), 0, 0, 0.1, quiet=True)
-    seen = load.look(Counts(pending=5), Refused(), 40, 60, 0.1, quiet=False)  # requests of eight
+    load.look(Counts(), 0, 0, 0.1, quiet=True)
+    seen = load.look(Counts(pending=5), 40, 60, 0.1, quiet=False)  # requests of eight
     assert seen.items == 40
 
 
 def test_what_is_lost_before_a_row_that_always_waits_is_forgotten() -> None:
     load, seen = ModelLoad(), Load()
-    load.look(Counts(), Refused(), 0, 0, 0.1, quiet=True)
+    load.look(Counts(), 0, 0, 0.1, quiet=True)
     for look in range(1, 400):
         done = 5.0 * look
         admitted = done + 30 + (50 if look > 100 else 0)  # 50 that never come
-        seen = load.look(Counts(0, done, done), Refused(), admitted, STEP * look, 0.1, quiet=False)
+        seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
         assert seen.items >= 30
     for look in range(400, 450):  # nothing is let in any more, as there seems to be too much
-        seen = load.look(Counts(0, done, done), Refused(), admitted, STEP * look, 0.1, quiet=False)
+        seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
     assert seen.items == 0

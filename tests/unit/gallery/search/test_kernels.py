@@ -1,6 +1,7 @@
 """Every kernel against sums and maxima written as plain loops."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_extreme_int8_values_do_not_overflow() -> None:
         assert score == pytest.approx(127 * 1024, rel=1e-6), kernel.name
 
 
-def test_unusable_library_is_no_kernel(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_unusable_library_is_no_kernel(tmp_path: Path) -> None:
     (tmp_path / "libscan.so").write_bytes(b"not a library")
     assert NativeKernel.load(path=tmp_path / "libscan.so") is None
     assert NativeKernel.load(path=tmp_path / "absent.so") is None
