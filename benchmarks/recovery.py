@@ -31,7 +31,7 @@ from benchmarks.overload import OBJECTIVE, read_captions
 from benchmarks.soak import picture, processes
 from teran.cli.background import BackgroundServer, background_server
 from teran.errors import ServingError
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 
 _BEFORE = 2.0
 """Seconds of traffic before something fails."""
@@ -56,9 +56,8 @@ class Service:
     def __init__(self, repository: Path, folder: Path) -> None:
         """Prepare it, with its galleries in `folder`."""
         self._repository, self._folder = repository, folder
-        self._ports = {
-            name: free_port("127.0.0.1") for name in ("grpc", "http", "metrics", "health")
-        }
+        names = ("grpc", "http", "metrics", "health")
+        self._ports = dict(zip(names, free_ports("127.0.0.1", len(names)), strict=True))
         self._running = ExitStack()
         self.server = self.start()
 

@@ -17,7 +17,7 @@ import yaml
 from teran.cli.background import BackgroundServer
 from teran.errors import ServingError
 from teran.supervisor.health import fetch
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 
 _HERE = Path(__file__).parent
 _FASTER = {"5m": "10s", "15m": "15s", "30m": "15s", "1h": "20s", "6h": "20s"}
@@ -109,7 +109,7 @@ def prometheus(folder: Path, triton: str, supervisor: str) -> Iterator[Prometheu
     rules = faster((_HERE / "rules.yml").read_text(encoding="utf-8"))
     (folder / "rules.yml").write_text(re.sub(r"for: \w+", "for: 1s", rules), encoding="utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    port = free_port("127.0.0.1")
+    [port] = free_ports("127.0.0.1", 1)
     command = [
         binary, f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from teran.errors import ServingError
 from teran.supervisor.health import fetch
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 from teran.supervisor.process import dying_with_parent
 
 _LAST_WORDS = 20
@@ -61,8 +61,10 @@ def background_server(
         ServingError: it did not become ready, or ended by itself.
     """
     host = "127.0.0.1"
-    ports = {name: free_port(host) for name in ("grpc", "http", "metrics", "health")}
-    ports |= fixed_ports or {}
+    names = ("grpc", "http", "metrics", "health")
+    ports = dict(fixed_ports or {})
+    missing = [name for name in names if name not in ports]
+    ports |= zip(missing, free_ports(host, len(missing), besides=ports.values()), strict=True)
     flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
     command = [*program, "serve", repository, *flags, *arguments]
     with Path(log or os.devnull).open("ab") as output:

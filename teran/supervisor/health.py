@@ -63,6 +63,9 @@ class HealthState:
 class _BoundedServer(ThreadingHTTPServer):
     """Holds so many connections and no more: the oldest goes when there is another."""
 
+    request_queue_size = 128
+    """Whoever finds it full tries again after a second, which a probe may not have."""
+
     def __init__(self, *arguments: Any) -> None:
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, None] = {}

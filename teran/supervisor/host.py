@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from teran.errors import ServingError
 
 SHM = Path("/dev/shm")
 _CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_TRIED_PORTS = 100
 LEAST_SHARED_MEMORY = 256 << 20
 """Bytes: every model process has a region, which grows to the largest batch it has seen."""
 SHM_NAME = "teran-{pid}-"
@@ -57,20 +57,34 @@ def remove_leftovers() -> list[Path]:
     return removed
 
 
-def free_port(host: str) -> int:
-    """A port nothing listens on at `host` just now.
+def free_ports(host: str, count: int, besides: Collection[int] = ()) -> list[int]:
+    """As many ports nothing listens on at `host` just now, all different.
 
-    Not one of those the kernel gives to connections, or one may have it before a server does.
+    Not of those the kernel gives to connections, or one may have it before a server does.
+
+    Args:
+        host: where they are to be bound.
+        count: how many.
+        besides: ports that are spoken for, though nothing may listen on them yet.
+
+    Raises:
+        ServingError: there are not enough.
     """
     first = int(_CONNECTION_PORTS.read_text().split()[0])
-    ports = range(max(1024, first // 2), max(2048, first))
-    for port in random.sample(ports, _TRIED_PORTS):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((host, port))
-            return port
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    ports = set(range(max(1024, first // 2), max(2048, first))) - set(besides)
+    free: list[int] = []
+    reason = "all are in use"
+    for port in random.sample(sorted(ports), len(ports)):
+        if len(free) == count:
+            return free
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                reason = error.strerror or str(error)
+            else:
+                free.append(port)
+    raise ServingError(f"{count} free ports on {host} can't be found: {reason}")
 
 
 def require_free(host: str, port: int, flag: str) -> None:

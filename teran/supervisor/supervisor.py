@@ -313,12 +313,15 @@ class Supervisor:
 
 def _resolve_ports(settings: ServeSettings) -> ServeSettings:
     """Replace ports of 0 by free ones, and check the others."""
-    ports = {}
-    for name in settings.ports:
-        port = getattr(settings, name)
+    ports = {name: getattr(settings, name) for name in settings.ports}
+    named: dict[int, str] = {}
+    for name, port in ports.items():
+        flag = f"--{name.replace('_', '-')}"
+        if port in named:
+            raise ServingError(f"{named[port]} and {flag} are both {port}; change one of them")
         if port:
-            host.require_free(settings.host, port, f"--{name.replace('_', '-')}")
-        else:
-            port = host.free_port(settings.host)
-        ports[name] = port
+            host.require_free(settings.host, port, flag)
+            named[port] = flag
+    for name in (name for name, port in ports.items() if not port):
+        [ports[name]] = host.free_ports(settings.host, 1, besides=ports.values())
     return dataclasses.replace(settings, **ports)

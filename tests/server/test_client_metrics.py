@@ -9,7 +9,7 @@ from teran_client import TeranClient, TeranError, TeranInputError
 from teran_client.metrics import ClientMetrics
 
 from teran.cli.background import BackgroundServer
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 from tests.data import images
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -44,7 +44,8 @@ def test_calls_are_counted(server: BackgroundServer, registry: CollectorRegistry
 
 
 def test_calls_that_reach_nobody(registry: CollectorRegistry) -> None:
-    url = f"127.0.0.1:{free_port('127.0.0.1')}"
+    [port] = free_ports("127.0.0.1", 1)
+    url = f"127.0.0.1:{port}"
     metrics = ClientMetrics(registry)
     with TeranClient(url, retries=2, metrics=metrics) as client, pytest.raises(TeranError):
         client.info()

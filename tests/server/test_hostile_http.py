@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from teran.cli.background import BackgroundServer, background_server
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 from tests.server.hostile import BYTES, NUMBERS, RECORDS, REQUESTS, note, requests
 
 LONGEST_PATH = 1 << 13
@@ -80,7 +80,7 @@ def posts(draw: st.DrawFn) -> Post:
 def http_port(
     repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[BackgroundServer, int]]:
-    folder, port = tmp_path_factory.mktemp("http"), free_port("127.0.0.1")
+    folder, [port] = tmp_path_factory.mktemp("http"), free_ports("127.0.0.1", 1)
     flags, ports = ("--http", "--gallery", str(folder / "gallery")), {"http": port}
     with background_server(repository, *flags, log=folder / "log", fixed_ports=ports) as server:
         yield server, port

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from teran_client import Entry, TeranClient
 
 from teran.cli.background import BackgroundServer
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 from tests.data import images
 
 COMMAND = [sys.executable, "-m", "teran_client.cli"]
@@ -60,14 +60,14 @@ def test_status_shows_a_table(server: BackgroundServer) -> None:
 
 
 def test_status_of_nobody() -> None:
-    port = str(free_port("127.0.0.1"))
+    port = str(*free_ports("127.0.0.1", 1))
     result = run("status", "--once", "--metrics-port", port)
     assert result.returncode == 1
     assert f"127.0.0.1:{port}/metrics does not answer" in result.stderr
 
 
 def test_status_waits_for_a_server() -> None:
-    port = str(free_port("127.0.0.1"))
+    port = str(*free_ports("127.0.0.1", 1))
     command = [*COMMAND, "status", "--json", "--interval", "0.2", "--metrics-port", port]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -18,6 +18,7 @@ import pytest
 from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
 
 from teran.cli.background import BackgroundServer, background_server
+from teran.supervisor.host import free_ports
 from tests.data import images
 
 MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment", "gallery")
@@ -171,6 +172,15 @@ def test_port_in_use(repository: Path) -> None:
     assert result.stderr.strip() == (
         f"error: port {port} on 127.0.0.1 is in use; choose another with --grpc-port, "
         "or 0 for a free one"
+    )
+
+
+def test_one_port_for_two(repository: Path) -> None:
+    [port] = free_ports("127.0.0.1", 1)
+    result = serve(repository, f"--grpc-port={port}", f"--health-port={port}")
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        f"error: --grpc-port and --health-port are both {port}; change one of them"
     )
 
 

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2
 from teran.cli.background import BackgroundServer, background_server
 from teran.errors import ServingError
 from teran.supervisor import installation
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 from teran.supervisor.logs import ServerLog
 from teran.supervisor.process import TritonProcess
 from teran.supervisor.settings import ServeSettings
@@ -42,7 +42,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secured(repository: Path, certificate: Path) -> Iterator[str]:
     """A server whose inference calls need TLS and a header; yields its address."""
     host = "127.0.0.1"
-    grpc, http, metrics, health = (free_port(host) for _ in range(4))
+    grpc, http, metrics, health = free_ports(host, 4)
     flags = (
         "--grpc-use-ssl=true",
         f"--grpc-server-cert={certificate / 'cert.pem'}",

@@ -17,13 +17,13 @@ import pytest
 from teran.cli.gallery_checks import CHECKS
 from teran.gallery.embedded.lock import lock_directory
 from teran.supervisor.doctor import Finding, Verdict, examine
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 from teran.supervisor.settings import ServeSettings
 
 
 @pytest.fixture
 def settings(repository: Path, tmp_path: Path) -> ServeSettings:
-    grpc, http, metrics, health = (free_port("127.0.0.1") for _ in range(4))
+    grpc, http, metrics, health = free_ports("127.0.0.1", 4)
     copy = tmp_path / "repository"
     shutil.copytree(repository, copy)
     return ServeSettings(

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 import pytest
 
 from teran.supervisor.health import HealthServer, HealthState, fetch
-from teran.supervisor.host import free_port
+from teran.supervisor.host import free_ports
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    state, port = HealthState(), free_port("127.0.0.1")
+    state, [port] = HealthState(), free_ports("127.0.0.1", 1)
     state.set_serving(True)
     server = HealthServer("127.0.0.1", port, state)
     yield port
@@ -55,7 +55,7 @@ def test_a_defect_in_the_metrics_is_told() -> None:
     def metrics() -> bytes:
         raise OSError("counted wrongly")
 
-    port = free_port("127.0.0.1")
+    [port] = free_ports("127.0.0.1", 1)
     server = HealthServer(
         "127.0.0.1", port, HealthState(), metrics, lambda *words: said.extend(words)
     )

@@ -8,7 +8,7 @@ import pytest
 from teran.errors import ServingError
 from teran.runtime.environment import available_cores
 from teran.supervisor.canary import read_canaries
-from teran.supervisor.host import free_port, require_free, require_shared_memory
+from teran.supervisor.host import free_ports, require_free, require_shared_memory
 from teran.supervisor.settings import ServeSettings
 
 
@@ -27,13 +27,21 @@ def test_gallery_is_beside_the_repository(tmp_path: Path) -> None:
 
 
 def test_ports() -> None:
-    port = free_port("127.0.0.1")
+    [port] = free_ports("127.0.0.1", 1)
     require_free("127.0.0.1", port, "--grpc-port")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
         with pytest.raises(ServingError, match=f"port {port} .* in use; .* --grpc-port"):
             require_free("127.0.0.1", port, "--grpc-port")
+
+
+def test_free_ports_are_different() -> None:
+    ports = free_ports("127.0.0.1", 2000)
+    assert len(set(ports)) == 2000
+    assert not {*ports} & {*free_ports("127.0.0.1", 2000, besides=ports)}
+    with pytest.raises(ServingError, match=r"1 free ports on 192\.0\.2\.1 .* assign requested"):
+        free_ports("192.0.2.1", 1)
 
 
 def test_small_shared_memory_is_refused() -> None:
