@@ -2,6 +2,7 @@
 
 import base64
 import mimetypes
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from string import Template
@@ -59,6 +60,8 @@ def _picture(hit: Hit) -> str:
         return "<p>no picture</p>"
     source, path = hit.uri, Path(hit.uri)
     kind = mimetypes.guess_type(path.name)[0] or ""
-    if "://" not in hit.uri and kind.startswith("image/") and path.is_file():
-        source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    if "://" not in hit.uri and kind.startswith("image/"):
+        with suppress(OSError):  # not ours to read, or no name that a file can have
+            if path.is_file():
+                source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     return f'<img src="{escape(source)}" alt="{escape(hit.id)}">'

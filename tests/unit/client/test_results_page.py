@@ -22,7 +22,8 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    "uri", [EVIL, "javascript:alert(1)", "http://host/a.jpg", "/etc/passwd", None]
+    "uri",
+    [EVIL, "javascript:alert(1)", "http://host/a.jpg", "/etc/passwd", f"{'a' * 300}.jpg", None],
 )
 def test_nothing_stored_becomes_markup(tmp_path: Path, uri: str | None) -> None:
     match = {"word": EVIL, "region": 0, "cosine": 0.5, "box": [0.1, 0.1, 0.2, 0.2]}
