@@ -14,19 +14,25 @@ from teran.errors import (
     TeranTimeoutError,
 )
 
+_LONGEST = 2000
+"""Characters of a message: it travels in a header, of which gRPC takes 8 KiB."""
+
 
 def error_response(error: TeranError) -> Any:
     """The response with an error: its status, and the reason where that says too little."""
-    code, text = pb_utils.TritonError.INTERNAL, mark(Reason.FAILED, str(error))
+    message = str(error)
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]}… ({len(message)} characters)"
+    code, text = pb_utils.TritonError.INTERNAL, mark(Reason.FAILED, message)
     if isinstance(error, TeranInputError):
-        code, text = pb_utils.TritonError.INVALID_ARG, str(error)
+        code, text = pb_utils.TritonError.INVALID_ARG, message
     elif isinstance(error, TeranOverloadedError):
         code = pb_utils.TritonError.UNAVAILABLE
-        text = mark(Reason.OVERLOADED, str(error), error.retry_after)
+        text = mark(Reason.OVERLOADED, message, error.retry_after)
     elif isinstance(error, TeranTimeoutError):
-        code, text = pb_utils.TritonError.CANCELLED, str(error)
+        code, text = pb_utils.TritonError.CANCELLED, message
     elif isinstance(error, GalleryBusyError):
-        code, text = pb_utils.TritonError.UNAVAILABLE, mark(Reason.BUSY, str(error))
+        code, text = pb_utils.TritonError.UNAVAILABLE, mark(Reason.BUSY, message)
     elif isinstance(error, GalleryUnreachableError):
-        code, text = pb_utils.TritonError.UNAVAILABLE, str(error)
+        code, text = pb_utils.TritonError.UNAVAILABLE, message
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

@@ -70,6 +70,13 @@ def test_filters_thresholds_and_limits(client: TeranClient, gallery: str) -> Non
     assert len(client.search("a dog", k=1000, gallery=gallery, where=ids)) == 40
 
 
+@pytest.mark.parametrize("length", [3_000, 30_000])
+def test_a_long_mistake_is_told_in_short(client: TeranClient, gallery: str, length: int) -> None:
+    with pytest.raises(TeranInputError, match=r"where.*aaa") as refusal:
+        client.search("a dog", gallery=gallery, where={"a" * length: {"near": 1}})
+    assert len(str(refusal.value)) < 2_200
+
+
 def test_sentences_are_found_by_images(client: TeranClient) -> None:
     sentences = list(dict.fromkeys(captions(30, seed=6)))
     client.index([Entry(s, f"s{i}") for i, s in enumerate(sentences)], gallery="sentences")

@@ -13,6 +13,8 @@ from teran.gallery.item import Record
 from teran.gallery.search.kernels.base import Floats
 from teran.gallery.search.pruning import NORM_SLACK
 
+_MAX_TOKEN_BYTES = 1024
+"""Of one word piece: a tokenizer takes words of a hundred letters at most."""
 Arrays = dict[str, npt.NDArray[Any]]
 Respond = Callable[["Arrays | TeranError"], None]
 
@@ -81,8 +83,12 @@ def read_tokens(tokens: npt.NDArray[Any]) -> tuple[str, ...]:
     """Word pieces (R, T) as text.
 
     Raises:
-        TeranInputError: one is not UTF-8.
+        TeranInputError: one is not UTF-8, or too long.
     """
+    if tokens.shape[1] > _MAX_TOKEN_BYTES:
+        raise TeranInputError(
+            f"tokens are {tokens.shape[1]} bytes long; at most {_MAX_TOKEN_BYTES} are accepted"
+        )
     try:
         return tuple(token.decode() for token in unpack_texts(tokens))
     except UnicodeDecodeError as error:

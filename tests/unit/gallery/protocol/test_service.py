@@ -85,6 +85,22 @@ def test_queries_have_so_many_rows_at_most(galleries: EmbeddedCatalog) -> None:
     assert isinstance(one_item, dict)
 
 
+def test_word_pieces_have_so_many_bytes_at_most(galleries: EmbeddedCatalog) -> None:
+    parameters, inputs = search(4)
+    fits, too_long = (inputs | {"tokens": np.ones((1, 4, n), np.uint8)} for n in (1024, 1025))
+    record = pack_texts([json.dumps({"id": "sentence"}).encode()])
+    good, *refused = asked(
+        GalleryService(galleries, DIM),
+        (parameters, fits),
+        (parameters, too_long),
+        ({"operation": "upsert", "gallery": "sentences"}, too_long | {"record": record}),
+    )
+    assert isinstance(good, dict)
+    assert [str(one) for one in refused] == [
+        "tokens are 1025 bytes long; at most 1024 are accepted"
+    ] * 2
+
+
 def test_answers_that_are_too_large_together_are_refused_for_now(
     galleries: EmbeddedCatalog,
 ) -> None:
