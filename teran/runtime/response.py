@@ -14,8 +14,8 @@ from teran.errors import (
     TeranTimeoutError,
 )
 
-_LONGEST = 2000
-"""Characters of a message: it travels in a header, of which gRPC takes 8 KiB."""
+_LONGEST = 600
+"""Characters of a message: gRPC takes 8 KiB of headers, where some take up twelve bytes."""
 
 
 def error_response(error: TeranError) -> Any:
