@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeGuard
 
 from teran.errors import TeranInputError
 
-MAX_FILTER_BYTES = 1 << 20
+MAX_FILTER_BYTES = 1 << 16
 _BOUNDS = ("gt", "gte", "lt", "lte")
 _PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
 _INTEGERS = range(-(2**63), 2**63)
@@ -24,7 +24,7 @@ def parse_where(data: str | bytes) -> dict[str, Any]:
     """Read a filter's JSON.
 
     Raises:
-        TeranInputError: it is not one.
+        TeranInputError: it is not one, or a condition makes no sense.
     """
     if len(data) > MAX_FILTER_BYTES:
         raise TeranInputError(
@@ -36,6 +36,7 @@ def parse_where(data: str | bytes) -> dict[str, Any]:
         raise TeranInputError(f"where is not JSON: {error}") from error
     if not isinstance(where, dict):
         raise TeranInputError(f"where is {type(where).__name__}, expected an object")
+    to_filter(where, _NoDialect())
     return where
 
 
@@ -50,6 +51,16 @@ class Dialect(Protocol):
 
     def within(self, path: str, bounds: dict[str, float | None]) -> Any:
         """`bounds` are by gt, gte, lt and lte."""
+
+
+class _NoDialect:
+    """Writes nothing, so that a filter is only checked."""
+
+    def all_of(self, conditions: list[Any]) -> None: ...
+    def any_of(self, conditions: list[Any]) -> None: ...
+    def equals(self, path: str, value: str | int) -> None: ...
+    def one_of(self, path: str, values: list[Any]) -> None: ...
+    def within(self, path: str, bounds: dict[str, float | None]) -> None: ...
 
 
 def to_filter(where: Mapping[str, Any], dialect: Dialect) -> Any:

@@ -1,7 +1,7 @@
 """What a gallery answers: hits, explanations and reports, as arrays."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,10 @@ from teran.gallery.catalog import Gallery
 from teran.gallery.item import Item
 from teran.gallery.protocol.request import Arrays, Request
 from teran.gallery.search.pooling import Kind
-from teran.gallery.search.query import Query, SearchResult
+from teran.gallery.search.query import Hit, Query, SearchResult
+
+_PAGE = 64
+"""Items read at once: a request may find more than it may be answered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +60,7 @@ def results(
     }
     searched, size = [], 0
     for i, (search, found) in enumerate(answers):
-        items = gallery.items([hit.point for hit in found.hits])
-        place = 0
-        for hit in found.hits:
-            item = items.get(hit.point)
-            if item is None:  # deleted a moment ago
-                continue
+        for place, (hit, item) in enumerate(_items(gallery, found.hits)):
             record = item.described()
             if explain:
                 record["matches"] = _matches(gallery, item, search)
@@ -76,11 +74,18 @@ def results(
                     f"the answer has more than {most_bytes} bytes of records; ask for fewer "
                     "results, or send the queries in several requests"
                 )
-            place += 1
         searched.append(
             {"items": found.items, "pruned": round(found.pruned, 4), "exact": found.exact}
         )
     return outputs | reports(searched)
+
+
+def _items(gallery: Gallery, hits: Sequence[Hit]) -> Iterator[tuple[Hit, Item]]:
+    """What was found, in order; without what was deleted a moment ago."""
+    for start in range(0, len(hits), _PAGE):
+        page = hits[start : start + _PAGE]
+        items = gallery.items([hit.point for hit in page])
+        yield from ((hit, items[hit.point]) for hit in page if hit.point in items)
 
 
 def _matches(gallery: Gallery, item: Item, search: Search) -> list[dict[str, Any]]:

@@ -92,8 +92,9 @@ class GalleryService:
                     raise TeranInputError(f"operation {operation[:64]!r}: there are {known}")
             except Exception as error:
                 request.respond(self._reported_error(request, error))
+        answered = 0
         for group in searches.values():
-            self._search(group)
+            answered += self._search(group, answered)
 
     def _require_key(self, request: Request) -> None:
         """Refuse a write without the key.
@@ -107,21 +108,30 @@ class GalleryService:
                 f"galleries are changed only with the server's key in the header {WRITE_KEY_HEADER}"
             )
 
-    def _search(self, group: Sequence[tuple[Request, Gallery, list[Search]]]) -> None:
-        """Answer the searches of one gallery together; where one of them is wrong, one by one."""
+    def _search(self, group: Sequence[tuple[Request, Gallery, list[Search]]], answered: int) -> int:
+        """Answer the searches of one gallery together; where one of them is wrong, one by one.
+
+        Args:
+            group: the requests, their gallery, and what they search for.
+            answered: bytes of records that other requests of the execution were answered.
+
+        Returns:
+            The bytes of records that these were answered.
+        """
         gallery = group[0][1]
         flat = [search for _, _, read in group for search in read]
         try:
             found = gallery.search([one.query for one in flat], [one.where for one in flat])
         except Exception as error:
             # A cluster that is away is away for all; anything else one of them may be to blame for.
+            total = 0
             if len(group) > 1 and not isinstance(error, _AWAY):
                 for one in group:
-                    self._search([one])
-                return
+                    total += self._search([one], answered + total)
+                return total
             for request, _, _ in group:
                 request.respond(self._reported_error(request, error))
-            return
+            return total
         self._record_searches(found)
         pairs, total = iter(zip(flat, found, strict=True)), 0
         for request, _, read in group:
@@ -129,13 +139,15 @@ class GalleryService:
             try:
                 answer = results(gallery, request, mine, self._limits.max_answer_bytes)
                 size = sum(map(len, answer["records"].flat))
-                if total and total + size > self._limits.max_answer_bytes:
+                before = answered + total
+                if before and before + size > self._limits.max_answer_bytes:
                     raise GalleryBusyError(_TOO_LARGE)  # all are there before any is sent
             except Exception as error:
                 request.respond(self._reported_error(request, error))
             else:
                 request.respond(answer)
                 total += size
+        return total
 
     def _read_search(self, request: Request, gallery: Gallery, *, like: bool) -> list[Search]:
         k = request.get("k", int, 10)

@@ -1,11 +1,12 @@
 """Requests to galleries, as they reach the service from Triton."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from teran.contract import pack_texts
 from teran.errors import GalleryBusyError, GalleryUnreachableError, TeranError, TeranInputError
 from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.gallery import EmbeddedGallery
+from teran.gallery.item import Item
 from teran.gallery.protocol.request import Arrays, Request
 from teran.gallery.protocol.service import GalleryService
+from teran.gallery.search.query import Query
 from teran.runtime.settings import RequestLimits
 from tests.unit.gallery.small import DIM, fill, item, opened, unit
 
@@ -109,6 +112,55 @@ def test_answers_that_are_too_large_together_are_refused_for_now(
     answers = asked(service, *[search() for _ in range(6)])
     assert [type(one) for one in answers] == [dict, dict, *[GalleryBusyError] * 4]
     assert isinstance(asked(service, search())[0], dict)
+
+
+def test_answers_of_several_galleries_are_bounded_together(galleries: EmbeddedCatalog) -> None:
+    for name in "abcd":
+        fill(galleries, [item(f"i{i}", i, text="x" * 1000) for i in range(8)], name)
+    service = GalleryService(galleries, DIM, limits=RequestLimits(max_answer_bytes=12_000))
+    queries = [(search()[0] | {"gallery": name}, search()[1]) for name in "abcd"]
+    assert [type(one) for one in asked(service, *queries)] == [dict, dict, *[GalleryBusyError] * 2]
+
+
+def test_no_more_records_are_read_than_an_answer_holds(
+    galleries: EmbeddedCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(galleries, [item(f"i{i}", i, text="x" * 1000) for i in range(200)])
+    read: list[int] = []
+    items = EmbeddedGallery.items
+
+    def counted(gallery: EmbeddedGallery, points: Sequence[UUID]) -> dict[UUID, Item]:
+        read.append(len(points))
+        return items(gallery, points)
+
+    monkeypatch.setattr(EmbeddedGallery, "items", counted)
+    parameters, inputs = search()
+    service = GalleryService(galleries, DIM, limits=RequestLimits(max_answer_bytes=12_000))
+    (answer,) = asked(service, (parameters | {"k": 1000}, inputs))
+    assert isinstance(answer, TeranInputError)
+    assert sum(read) < 100
+
+
+def test_a_filter_that_makes_no_sense_fails_alone(
+    galleries: EmbeddedCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are searched for together, as if it were not there."""
+    together: list[int] = []
+    searched = EmbeddedGallery.search
+
+    def counted(gallery: EmbeddedGallery, queries: Sequence[Query], where: Any) -> Any:
+        together.append(len(queries))
+        return searched(gallery, queries, where)
+
+    monkeypatch.setattr(EmbeddedGallery, "search", counted)
+    parameters, inputs = search()
+    wrong = parameters | {"where": json.dumps({"year": {"about": 2000}})}
+    *good, refused = asked(
+        GalleryService(galleries, DIM), *[search() for _ in range(5)], (wrong, inputs)
+    )
+    assert isinstance(refused, TeranInputError)
+    assert all(isinstance(one, dict) for one in good)
+    assert together == [5]
 
 
 def test_a_job_is_known_by_a_number_that_no_other_process_gives(
