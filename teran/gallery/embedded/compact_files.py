@@ -14,6 +14,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from teran.gallery.embedded.files import rename_durably, write_all
-from teran.gallery.search.compact import LARGEST_CHUNK, Arrays, Chunk, Compact, Place
+from teran.gallery.search.compact import (
+    LARGEST_CHUNK,
+    Arrays,
+    Chunk,
+    Compact,
+    NewBounds,
+    Part,
+    Place,
+    in_parts,
+)
 from teran.gallery.search.pruning import Basis
 
 _ROWS = ("exact", "int8", "scale")
@@ -42,6 +52,8 @@ class PersistentCompact(Compact):
         self._journal: TextIO | None = None
         self._noted = 0
         """Chunks that the journal knows."""
+        self._new_lines: list[str] = []
+        """For the journal, once new bounds are used."""
 
     @classmethod
     def load(cls, directory: Path, dim: int, versions: Mapping[UUID, int]) -> "PersistentCompact":
@@ -69,10 +81,19 @@ class PersistentCompact(Compact):
 
     # What is removed leaves its line in the journal, whose version no longer fits the store.
 
-    def use_basis(self, basis: Basis, bounds: list[Arrays]) -> None:
-        """Take over what `bounds_for` made, and make what was written since `watch`."""
-        super().use_basis(basis, bounds)
-        self._persist(lambda: self._write_bounds(basis))
+    def put_bounds(self, new: NewBounds, part: Part, values: Arrays) -> None:
+        """Take in bounds of a part, which are not in use yet."""
+        super().put_bounds(new, part, values)
+        self._persist(lambda: self._write_part(part, values))
+        chunk, slots = part
+        arrays = new.chunks[chunk.number]
+        self._new_lines += (_bounds_line(chunk, slot, arrays) for slot in slots.tolist())
+
+    def use_bounds(self, new: NewBounds) -> None:
+        """Use new bounds, which cover every slot, from now on."""
+        super().use_bounds(new)
+        self._persist(lambda: self._note_basis(new.basis))
+        self._new_lines.clear()
 
     def close(self) -> None:
         """Bring the files to the disk."""
@@ -106,32 +127,35 @@ class PersistentCompact(Compact):
     def _path(self, chunk: Chunk, name: str) -> Path:
         return self._directory / f"{chunk.number:05d}-{chunk.length}.{name}"
 
-    def _write(self, chunk: Chunk, name: str, slot: int, value: npt.NDArray[np.generic]) -> None:
-        """Write one slot's part of an array, or from there on those of several."""
+    def _write(self, chunk: Chunk, name: str, slot: int, values: npt.NDArray[np.generic]) -> None:
+        """Write parts of an array, of a slot and those after it."""
         path = self._path(chunk, name)
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        slot_bytes = chunk.arrays[name][0].nbytes
-        write_all(self._files[path], np.ascontiguousarray(value).data, slot * slot_bytes)
+        write_all(self._files[path], np.ascontiguousarray(values).data, slot * values[0].nbytes)
 
     def _write_slot(self, chunk: Chunk, slot: int, arrays: Arrays) -> None:
         """Write an item, and only then say where it is."""
         for name, value in arrays.items():
-            self._write(chunk, name, slot, value)
+            self._write(chunk, name, slot, value[None])
         for new in self.chunks[self._noted :]:
             self._note(_chunk_line(new))
         self._note(_slot_line(chunk, slot))
         if self.basis:
-            self._note(_bounds_line(chunk, slot))
+            self._note(_bounds_line(chunk, slot, chunk.arrays))
         self._noted = len(self.chunks)
 
-    def _write_bounds(self, basis: Basis) -> None:
-        """Write a basis and the bounds of all items by it."""
+    def _write_part(self, part: Part, values: Arrays) -> None:
+        chunk, slots = part
+        breaks = np.flatnonzero(np.diff(slots) != 1) + 1
+        for run in np.split(np.arange(len(slots)), breaks):
+            for name, value in values.items():
+                self._write(chunk, name, int(slots[run[0]]), value[run])
+
+    def _note_basis(self, basis: Basis) -> None:
+        """Say by which basis the bounds are that the files have had since a while."""
         np.save(self._directory / "basis.npy", basis.columns)
-        for chunk in self.chunks:
-            for name in _BOUNDS:
-                self._write(chunk, name, 0, chunk.arrays[name][: len(chunk)])
-        self._note("".join(self._bounds_lines(basis)))
+        self._note("".join([_basis_line(basis), *self._new_lines]))
 
     def _note(self, line: str) -> None:
         assert self._journal is not None
@@ -152,12 +176,9 @@ class PersistentCompact(Compact):
         for chunk, slot in self.places.values():
             yield _slot_line(chunk, slot)
         if self.basis:
-            yield from self._bounds_lines(self.basis)
-
-    def _bounds_lines(self, basis: Basis) -> Iterator[str]:
-        yield f"basis {zlib.crc32(basis.columns.data)}\n"
-        for chunk, slot in self.places.values():
-            yield _bounds_line(chunk, slot)
+            yield _basis_line(self.basis)
+            for chunk, slot in self.places.values():
+                yield _bounds_line(chunk, slot, chunk.arrays)
 
     def _read(self, versions: Mapping[UUID, int]) -> None:
         journal = _Journal.read(self._directory / "journal")
@@ -182,10 +203,28 @@ class PersistentCompact(Compact):
                 if versions.get(point) == version and _check(chunk, slot) == check:
                     self.places[point] = chunk, slot
                     chunk.occupy(slot, point, version, 1)
-                    if basis and _check_bounds(chunk, slot) != journal.bounds.get((number, slot)):
-                        chunk.put(slot, basis.rows(chunk.arrays["exact"][slot].astype(np.float32)))
+            if basis:
+                self._mend_bounds(chunk, basis, journal)
             chunk.free = [slot for slot in range(used) if not chunk.present[slot]]
         self.basis = basis
+
+    def _mend_bounds(self, chunk: Chunk, basis: Basis, journal: "_Journal") -> None:
+        """Make bounds again that were not written whole, or by another basis."""
+        new, damaged = (
+            NewBounds(basis),
+            [
+                slot
+                for slot in np.flatnonzero(chunk.present).tolist()
+                if _checksum(chunk.arrays, slot, _BOUNDS)
+                != journal.bounds.get((chunk.number, slot))
+            ],
+        )
+        for part in in_parts(chunk, np.array(damaged, np.int64)):
+            values = new.of(part)
+            for name, value in values.items():
+                chunk.arrays[name][part[1]] = value
+            with suppress(OSError):  # they are made again at the next start
+                self._write_part(part, values)
 
     def _read_array(
         self, chunk: Chunk, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...], count: int
@@ -216,22 +255,22 @@ def _slot_line(chunk: Chunk, slot: int) -> str:
     return f"slot {chunk.number} {slot} {point.hex} {chunk.versions[slot]} {_check(chunk, slot)}\n"
 
 
-def _bounds_line(chunk: Chunk, slot: int) -> str:
-    return f"bounds {chunk.number} {slot} {_check_bounds(chunk, slot)}\n"
+def _basis_line(basis: Basis) -> str:
+    return f"basis {zlib.crc32(basis.columns.data)}\n"
+
+
+def _bounds_line(chunk: Chunk, slot: int, arrays: Arrays) -> str:
+    return f"bounds {chunk.number} {slot} {_checksum(arrays, slot, _BOUNDS)}\n"
 
 
 def _check(chunk: Chunk, slot: int) -> int:
-    return _checksum(chunk, slot, _ROWS)
+    return _checksum(chunk.arrays, slot, _ROWS)
 
 
-def _check_bounds(chunk: Chunk, slot: int) -> int:
-    return _checksum(chunk, slot, _BOUNDS)
-
-
-def _checksum(chunk: Chunk, slot: int, names: Iterable[str]) -> int:
+def _checksum(arrays: Arrays, slot: int, names: Iterable[str]) -> int:
     value = 0
     for name in names:
-        value = zlib.crc32(chunk.arrays[name][slot].data, value)
+        value = zlib.crc32(arrays[name][slot].data, value)
     return value
 
 

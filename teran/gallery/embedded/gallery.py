@@ -22,7 +22,7 @@ from teran.gallery.embedded.compact_files import PersistentCompact
 from teran.gallery.embedded.files import rename_durably, room_of, sync_tree, write_durably
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item, point_of
-from teran.gallery.search.compact import prepare
+from teran.gallery.search.compact import NewBounds, prepare
 from teran.gallery.search.kernels import Kernel
 from teran.gallery.search.kernels.base import DIM_STEP, Floats
 from teran.gallery.search.pooling import Kind, Pooling
@@ -37,6 +37,8 @@ _FEWEST_TO_PRUNE = 1000
 """Items; smaller galleries are scanned in no time."""
 _SAMPLE = 20_000
 """Rows a basis is fitted to."""
+_FEW = 16
+"""Items whose bounds searches wait for."""
 _MASKS = 64
 """Filters whose answers are remembered."""
 _log = logging.getLogger(__name__)
@@ -89,10 +91,10 @@ class EmbeddedGallery:
 
     def close(self) -> None:
         """Bring everything to the disk."""
+        self._closed = True
         if self._fitting is not None:
             self._fitting.join()
         with self._lock:
-            self._closed = True
             try:
                 self.store.close()
             finally:
@@ -144,15 +146,25 @@ class EmbeddedGallery:
         self._fitting.start()
 
     def fit(self) -> None:
-        """Fit the bounds to the items, while searches and writes go on."""
-        with self._lock:
-            sample = self._compact.sample(_SAMPLE)
-            self._compact.watch()
-        basis = Basis.fit(sample)
-        if basis is not None:
-            bounds = self._compact.bounds_for(basis)
+        """Fit the bounds to the items, while searches and writes go on and wait for steps only."""
+        sample = self._compact.sample(_SAMPLE)  # without the lock: any rows will do
+        basis = Basis.fit(sample.astype(np.float32))
+        if basis is None:
+            return
+        new = NewBounds(basis)
+        while not self._closed:
             with self._lock:
-                self._compact.use_basis(basis, bounds)
+                parts = self._compact.parts_to_bound(new)
+                if sum(len(slots) for _, slots in parts) <= _FEW:
+                    for part in parts:
+                        self._compact.put_bounds(new, part, new.of(part))
+                    self._compact.use_bounds(new)
+                    return
+            for part in parts:
+                self._courtesy.give_way()
+                values = new.of(part)
+                with self._lock:  # what is written to the part meanwhile is another part
+                    self._compact.put_bounds(new, part, values)
 
     def search(
         self, queries: Sequence[Query], where: Sequence[dict[str, Any] | None]

@@ -21,6 +21,8 @@ Place = tuple["Chunk", int]
 _CHUNK_BYTES = 1 << 28
 LARGEST_CHUNK = 1 << 14
 """Slots."""
+_PART = 1 << 22
+"""Values of the rows whose bounds are made at once."""
 
 
 def prepare(rows: npt.NDArray[np.float16], basis: Basis | None) -> Arrays:
@@ -106,6 +108,43 @@ class Chunk:
         return Rows(prefix, RowType.INT8, scale, residual, slack)
 
 
+Part = tuple[Chunk, npt.NDArray[np.int64]]
+"""Some slots of a chunk."""
+
+
+def in_parts(chunk: Chunk, slots: npt.NDArray[np.int64]) -> list[Part]:
+    """Parts that are worked on at once."""
+    values = chunk.arrays["exact"][0].size
+    step = max(1, _PART // values)
+    return [(chunk, slots[start : start + step]) for start in range(0, len(slots), step)]
+
+
+@dataclass
+class NewBounds:
+    """Bounds of all items by a new basis, in the making."""
+
+    basis: Basis
+    chunks: list[Arrays] = field(default_factory=list)
+    generation: int = 0
+    """Of the gallery: what was written until then is known."""
+
+    def of(self, part: Part) -> Arrays:
+        """The bounds of a part; takes time, and nobody need wait for it."""
+        chunk, slots = part
+        return self.basis.rows(chunk.arrays["exact"][slots].astype(np.float32))
+
+    def put(self, part: Part, values: Arrays) -> None:
+        """Take them in."""
+        chunk, slots = part
+        while len(self.chunks) <= chunk.number:
+            self.chunks.append({})
+        arrays = self.chunks[chunk.number]
+        for name, value in values.items():
+            if name not in arrays:
+                arrays[name] = np.empty((chunk.capacity, *value.shape[1:]), value.dtype)
+            arrays[name][slots] = value
+
+
 class Compact:
     """All chunks of a gallery. One thread at a time may change or read it."""
 
@@ -117,7 +156,6 @@ class Compact:
         self.basis: Basis | None = None
         self.generation = 1
         """Grows with every change."""
-        self._touched: set[tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -136,8 +174,6 @@ class Compact:
         chunk.occupy(slot, point, version, self.generation)
         chunk.put(slot, arrays)
         self.places[point] = chunk, slot
-        if self._touched is not None:
-            self._touched.add((chunk.number, slot))
         return chunk, slot
 
     def remove(self, point: UUID) -> bool:
@@ -155,62 +191,37 @@ class Compact:
         place = self.places.get(point)
         return None if place is None else place[0].arrays["exact"][place[1]]
 
-    def sample(self, rows: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    def sample(self, rows: int, seed: int = 0) -> npt.NDArray[np.float16]:
         """Rows (n, D) of items taken at random."""
         random = np.random.default_rng(seed)
         places = list(self.places.values())
         mean = max(1, round(sum(chunk.length for chunk, _ in places[:1000]) / len(places[:1000])))
         chosen = random.choice(len(places), min(len(places), max(1, rows // mean)), replace=False)
         parts = [places[i][0].arrays["exact"][places[i][1]] for i in chosen]
-        result: npt.NDArray[np.float32] = np.concatenate(parts).astype(np.float32)
+        result: npt.NDArray[np.float16] = np.concatenate(parts)
         return result
 
-    def watch(self) -> None:
-        """Remember from now on which slots are written."""
-        self._touched = set()
+    def parts_to_bound(self, new: NewBounds) -> list[Part]:
+        """What was written since this was asked for the same bounds, in parts of a size."""
+        parts = []
+        for chunk in self.chunks:
+            if chunk.changed > new.generation:
+                written = np.flatnonzero(chunk.stamps[: len(chunk)] > new.generation)
+                parts += in_parts(chunk, written)
+        new.generation = self.generation
+        return parts
 
-    def bounds_for(self, basis: Basis) -> list[Arrays]:
-        """Bounds of all chunks by a new basis, while writes go on; nothing is changed yet."""
-        result = []
-        for chunk in list(self.chunks):
-            parts: dict[str, list[npt.NDArray[Any]]] = {}
-            step = max(1, (1 << 22) // (chunk.length * self.dim))
-            count = len(chunk)
-            for start in range(0, count, step):
-                part = chunk.arrays["exact"][start : min(start + step, count)]
-                for name, value in basis.rows(part.astype(np.float32)).items():
-                    parts.setdefault(name, []).append(value)
-            result.append({name: np.concatenate(values) for name, values in parts.items()})
-        return result
+    def put_bounds(self, new: NewBounds, part: Part, values: Arrays) -> None:
+        """Take in bounds of a part, which are not in use yet."""
+        new.put(part, values)
 
-    def use_basis(self, basis: Basis, bounds: list[Arrays]) -> None:
-        """Take over what `bounds_for` made, and make what was written since `watch`."""
-        for chunk, arrays in zip(self.chunks, self._completed(basis, bounds), strict=True):
-            for name, value in arrays.items():
-                chunk.arrays.pop(name, None)
-                chunk.array(name, value.dtype, value.shape[1:])[: len(value)] = value
-        self.basis = basis
-
-    def _completed(self, basis: Basis, bounds: list[Arrays]) -> list[Arrays]:
-        """Bounds of every slot in use."""
-        result = []
-        for i, chunk in enumerate(self.chunks):
-            known = bounds[i] if i < len(bounds) else {}
-            count = len(next(iter(known.values()))) if known else 0
-            tail = chunk.arrays["exact"][count : len(chunk)].astype(np.float32)
-            extra = basis.rows(tail)
-            arrays = {
-                name: np.concatenate([known[name], value]) if known else value
-                for name, value in extra.items()
-            }
-            for number, slot in self._touched or ():
-                if number == i and slot < count:
-                    values = basis.rows(chunk.arrays["exact"][slot].astype(np.float32))
-                    for name, value in values.items():
-                        arrays[name][slot] = value
-            result.append(arrays)
-        self._touched = None
-        return result
+    def use_bounds(self, new: NewBounds) -> None:
+        """Use new bounds, which cover every slot, from now on."""
+        nothing = np.zeros(0, np.int64)
+        for chunk in self.chunks:
+            new.put((chunk, nothing), new.of((chunk, nothing)))  # there may be a chunk of no items
+            chunk.arrays |= new.chunks[chunk.number]
+        self.basis = new.basis
 
     def memory_bytes(self) -> int:
         """Bytes of the arrays in use."""

@@ -12,12 +12,16 @@ from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind
 from teran.gallery.search.query import Query
 
-DIM = 64
+DIM = 128
+"""Of which the half holds most of what rows are, so that there are bounds."""
+_STRUCTURE = np.random.default_rng(7).standard_normal((24, DIM)).astype(np.float32)
 MODEL = Model("a" * 64, DIM, "MrSw")
 
 
 def unit(seed: int, rows: int) -> np.ndarray:
-    values = np.random.default_rng(seed).standard_normal((rows, DIM)).astype(np.float32)
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((rows, 24)).astype(np.float32) @ _STRUCTURE
+    values += random.standard_normal((rows, DIM)).astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     return values
 
