@@ -143,6 +143,7 @@ class GalleryCatalog(ABC):
         """Make an empty gallery.
 
         Raises:
+            TeranInputError: there are too many.
             GalleryError: it can't be made.
         """
 

@@ -35,7 +35,12 @@ def open_catalog(model: Model, settings: GallerySettings) -> GalleryCatalog:
     if settings.gallery_device != "cpu":
         device = _device(settings)
     return EmbeddedCatalog(
-        directory, model, chosen, device=device, most_snapshots=settings.gallery_snapshots
+        directory,
+        model,
+        chosen,
+        device=device,
+        most=settings.gallery_count,
+        most_snapshots=settings.gallery_snapshots,
     )
 
 

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from teran.errors import GalleryBusyError, TeranInputError
@@ -15,7 +15,7 @@ from teran.gallery.item import Item
 _LARGEST_COMMIT = 256
 """Items written together."""
 _MOST_WAITING = 1024
-"""Items that may wait to be written, with all their rows."""
+"""Items that may wait to be written, with all their rows; other jobs count as one."""
 _IDLE = 0.5
 """Seconds without writes after which there is time to look after the galleries."""
 _NUMBER_BITS = 53
@@ -38,10 +38,8 @@ class _Job:
     upserts: Sequence[Item] = ()
     deletes: Sequence[str] = ()
     action: Callable[[], Any] | None = None
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.size = len(self.upserts) + len(self.deletes)
+    size: int = 1
+    """Items."""
 
 
 class Writer:
@@ -72,24 +70,16 @@ class Writer:
         Raises:
             GalleryBusyError: a snapshot is being written or restored, or too much is waiting.
         """
-        self._require_quiet()
-        job = _Job(Future(), gallery, upserts, deletes)
-        if self._waiting > _MOST_WAITING:
-            raise GalleryBusyError("too many writes are waiting; try again soon")
-        with self._counting:
-            self._waiting += job.size
-        size = job.size  # not the job, which would hold itself
-        job.future.add_done_callback(lambda _: self._written(size))
-        return self._submit(job)
+        size = len(upserts) + len(deletes)
+        return self._submit(_Job(Future(), gallery, upserts, deletes, size=size))
 
-    def run(self, action: Callable[[], Any]) -> "Future[Any]":
-        """Run something between two writes.
+    def run(self, action: Callable[[], Any], size: int = 1) -> "Future[Any]":
+        """Run something between two writes, that stands for so many items.
 
         Raises:
-            GalleryBusyError: a snapshot is being written or restored.
+            GalleryBusyError: a snapshot is being written or restored, or too much is waiting.
         """
-        self._require_quiet()
-        return self._submit(_Job(Future(), action=action))
+        return self._submit(_Job(Future(), action=action, size=size))
 
     def start(self, action: Callable[[], Any]) -> "Future[int]":
         """Run something long beside searches, after what was written before.
@@ -98,9 +88,9 @@ class Writer:
         has, nor had in a process before: who waits for it may not get what is another's.
 
         Raises:
-            GalleryBusyError: something is running already.
+            GalleryBusyError: something is running already, or too much is waiting.
         """
-        self._require_quiet()
+        self._require_room()
         self._number = number = random.SystemRandom().getrandbits(_NUMBER_BITS)
         self._long = long = Future[Any]()
 
@@ -112,7 +102,9 @@ class Writer:
                 raise
             return number
 
-        return self._submit(_Job(Future(), action=begin))
+        job = _Job(Future(), action=begin)
+        self._enqueue(job)
+        return job.future
 
     def result(self, number: int) -> Any | None:
         """What came of `start`; None while it runs.
@@ -129,17 +121,26 @@ class Writer:
     def _is_quiet(self) -> bool:
         return self._long is None or self._long.done()
 
-    def _require_quiet(self) -> None:
+    def _require_room(self) -> None:
         if not self._is_quiet:
             raise GalleryBusyError("a snapshot is being written or restored; try again soon")
-
-    def _written(self, size: int) -> None:
-        with self._counting:
-            self._waiting -= size
+        if self._waiting > _MOST_WAITING:
+            raise GalleryBusyError("too many writes are waiting; try again soon")
 
     def _submit(self, job: _Job) -> "Future[Any]":
-        self._jobs.put(job)
+        self._require_room()
+        self._enqueue(job)
         return job.future
+
+    def _enqueue(self, job: _Job) -> None:
+        size = job.size  # not the job, which would hold itself
+        self._count(size)
+        job.future.add_done_callback(lambda _: self._count(-size))
+        self._jobs.put(job)
+
+    def _count(self, size: int) -> None:
+        with self._counting:
+            self._waiting += size
 
     def _work(self) -> None:
         while True:

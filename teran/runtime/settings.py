@@ -67,6 +67,8 @@ class GallerySettings(Cluster, RequestLimits, Admission):
     _: KW_ONLY
     gallery: Path | None = None
     """Directory of the galleries; by default REPOSITORY.gallery."""
+    gallery_count: Positive = 100
+    """Galleries in the directory, beyond which none is made."""
     gallery_snapshots: Positive = 100
     """Snapshots kept in the directory, beyond which none is written."""
     gallery_device: str = "cpu"

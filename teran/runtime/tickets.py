@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -27,8 +28,10 @@ NO_TICKET = 0
 """Stands for nothing, and is answered by an empty report."""
 Reports = list[bytes]
 """Of a request's items."""
-_MOST = 100_000
-"""Tickets that may be open; whoever does not come for one loses it."""
+_MOST = 4096
+"""Tickets that may be open: more than writes may wait. Whoever does not come loses an answer."""
+_PAUSE = 0.1
+"""Seconds until somebody is let in again where there was no room for it."""
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,7 @@ class TicketOffice:
         """Open where the environment says, if it does."""
         self._open: OrderedDict[int, Future[Reports | TeranError]] = OrderedDict()
         self._listener: Listener | None = None
+        self._closed = False
         address = os.environ.get(TICKETS_VARIABLE)
         if address:
             Path(address).unlink(missing_ok=True)  # of a process that was killed
@@ -55,23 +59,27 @@ class TicketOffice:
             raise GalleryError("galleries are changed only on a server that `teran serve` runs")
         number = randbits(62) | 1  # which nobody guesses, and no process has given before
         self._open[number] = answer
-        if len(self._open) > _MOST:
-            self._open.popitem(last=False)
+        if len(self._open) > _MOST:  # the oldest whose answer is there already, if there is one
+            done = (one for one, future in self._open.items() if future.done())
+            self._open.pop(next(done, next(iter(self._open))), None)
         return number
 
     def close(self) -> None:
         """Close; who waits is told that nobody is there."""
+        self._closed = True
         if self._listener:
             self._listener.close()
 
     def _accept(self) -> None:
         assert self._listener is not None
-        while True:
+        while not self._closed:
             try:
                 connection = self._listener.accept()
-            except OSError:  # it is closed
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except (OSError, RuntimeError) as error:  # as where no file or thread may be opened
+                if not self._closed:
+                    _log.warning("nobody can bring a ticket: %s", error)
+                    time.sleep(_PAUSE)
 
     def _serve(self, connection: Connection) -> None:
         """Answer one who brings tickets, in their order."""

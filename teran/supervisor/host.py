@@ -2,6 +2,7 @@
 
 import random
 import re
+import resource
 import shutil
 import socket
 import tempfile
@@ -17,6 +18,8 @@ SHM = Path("/dev/shm")
 _CONNECTION_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LEAST_SHARED_MEMORY = 256 << 20
 """Bytes: every model process has a region, which grows to the largest batch it has seen."""
+_MOST_FILES = 1 << 16
+"""A gallery keeps several open for every length of its items, a server one for each connection."""
 SHM_NAME = "teran-{pid}-"
 RUNTIME_NAME = "teran-serve-{pid}-"
 """Of folders in the temporary directory; what a killed supervisor left is found by it."""
@@ -35,6 +38,14 @@ def require_shared_memory(least: int = LEAST_SHARED_MEMORY) -> None:
             f"{SHM} has {free >> 20} MiB free, models need {least >> 20} for their tensors; in a "
             "container, start it with --shm-size 1g"
         )
+
+
+def allow_open_files() -> None:
+    """Let this process and those it starts open as many files as the host allows, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def leftovers() -> list[Path]:

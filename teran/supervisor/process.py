@@ -144,7 +144,8 @@ class TritonProcess:
             environment[variables.METRICS_DIRECTORY_VARIABLE] = str(self._metrics)
         if self._load:
             environment[variables.LOAD_FILE_VARIABLE] = str(self._load)
-        environment[variables.TICKETS_VARIABLE] = str(Path(self._runtime.name) / _TICKETS)
+        # In the directory where all are started: a socket's whole path may be too long for one.
+        environment[variables.TICKETS_VARIABLE] = _TICKETS
         environment[variables.LOG_LEVEL_VARIABLE] = self._settings.log_level
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment.setdefault("TOKENIZERS_PARALLELISM", "false")

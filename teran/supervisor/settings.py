@@ -16,6 +16,14 @@ from teran.runtime.settings import GallerySettings
 from teran.supervisor.logs import LogFormat
 
 _ADMIN_PROTOCOLS = "model-repository,shared-memory,trace,logging"
+_OWN_FLAGS = (
+    *("allow-grpc", "grpc-address", "grpc-port", "grpc-use-ssl", "grpc-restricted-protocol"),
+    *("allow-http", "http-address", "http-port", "http-restricted-api", "reuse-http-port"),
+    *("grpc-header-forward-pattern", "http-header-forward-pattern", "reuse-grpc-port"),
+    *("allow-sagemaker", "allow-vertex-ai", "metrics-address", "metrics-port"),
+    "model-control-mode",
+)
+"""Triton's, by which it is reached: they follow from our options, or nothing would guard them."""
 _PROTOCOL_PREFIX = "triton-grpc-protocol-"
 """What Triton puts before the name of a restricted protocol's header."""
 
@@ -132,8 +140,18 @@ class ServeSettings(Listening, GallerySettings):
         """Refuse to be reached from outside by everybody, unless that is wanted.
 
         Raises:
-            ServingError: it would be.
+            ServingError: it would be, or Triton's own flags say how it is reached.
         """
+        for argument in self.arguments:
+            name = argument.removeprefix("--").split("=")[0]
+            # Triton takes the beginning of a name for it, where no other begins like that.
+            if argument.startswith("--") and any(
+                own.startswith(name) for own in _OWN_FLAGS if name
+            ):
+                raise ServingError(
+                    f"--{name} decides who reaches the server, and is not Triton's to take here; "
+                    "see --host, --grpc-port, --http and --tls-certificate"
+                )
         if self.is_exposed and not self.insecure:
             raise ServingError(
                 f"{self.host} can be reached from outside, where TLS and a write key are needed "

@@ -84,6 +84,7 @@ class Supervisor:
         for path in host.remove_leftovers():
             self._report(f"removed {path}, left behind by a server that was killed")
         host.require_shared_memory()
+        host.allow_open_files()
         if self.settings.is_exposed:
             self._report(
                 f"warning: {self.settings.host} can be reached from outside, without TLS or a "

@@ -65,6 +65,7 @@ class EmbeddedCatalog(GalleryCatalog):
         kernel: Kernel,
         *,
         device: "Callable[[], DeviceCopy] | None" = None,
+        most: int = 100,
         most_snapshots: int = 100,
     ) -> None:
         """Open all galleries of the model.
@@ -74,13 +75,14 @@ class EmbeddedCatalog(GalleryCatalog):
             model: what every gallery must have been made with.
             kernel: what scores items.
             device: makes the copy on a GPU that is scanned instead.
+            most: galleries, beyond which none is made.
             most_snapshots: beyond which none is written.
 
         Raises:
             GalleryError: another process holds the directory, or it holds something foreign.
         """
         self._root, self._model, self._kernel = root, model, kernel
-        self._most_snapshots = most_snapshots
+        self._most, self._most_snapshots = most, most_snapshots
         self.courtesy = Courtesy()
         self._options: dict[str, Any] = {"device": device, "courtesy": self.courtesy}
         self._directory = root / "galleries"
@@ -248,8 +250,14 @@ class EmbeddedCatalog(GalleryCatalog):
         """The directory for a new gallery.
 
         Raises:
+            TeranInputError: there are too many already.
             GalleryError: there is something, which was put there since the start.
         """
+        there = len(self._open) + len(self._unusable)
+        if there >= self._most:
+            raise TeranInputError(
+                f"there are {there} galleries already; drop one, or allow more with --gallery-count"
+            )
         directory = self._directory / name
         if directory.exists():
             raise GalleryError(f"{directory} is there already; it is opened at the next start")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ _SAMPLE = 20_000
 """Rows a basis is fitted to."""
 _FEW = 16
 """Items whose bounds searches wait for."""
+_PAGE = 4
+"""Items read from the store at once, for which searches of other galleries wait."""
 _MASKS = 64
 """Filters whose answers are remembered."""
 _log = logging.getLogger(__name__)
@@ -75,19 +78,27 @@ class EmbeddedGallery:
         self._fitting: threading.Thread | None = None
         started = time.monotonic()
         self.store = GalleryStore(directory / "store", model.embed_dim)
-        versions = dict(self.store.versions())
-        dim = model.embed_dim + -model.embed_dim % DIM_STEP
-        self._compact = PersistentCompact.load(directory / "compact", dim, versions)
-        missing = [point for point in versions if point not in self._compact.places]
-        for start in range(0, len(missing), 256):
-            for point, item in self.store.get(missing[start : start + 256]).items():
-                self._compact.put(point, item.version, prepare(item.rows, self._compact.basis))
+        with ExitStack() as opened:  # and closed again if the copy can't be made
+            opened.callback(self.store.close)
+            versions = dict(self.store.versions())
+            dim = model.embed_dim + -model.embed_dim % DIM_STEP
+            self._compact = PersistentCompact.load(directory / "compact", dim, versions)
+            missing = [point for point in versions if point not in self._compact.places]
+            self._read(missing)
+            opened.pop_all()
         if self._compact.basis:
             self._fitted = len(self._compact)
         _log.info(
             "gallery %s: %d items, %d read from the store, in %.1f s",
             name, len(versions), len(missing), time.monotonic() - started,
         )  # fmt: skip
+
+    def _read(self, points: Sequence[UUID]) -> None:
+        """Read items from the store into the copy, while other galleries may be searched."""
+        for start in range(0, len(points), _PAGE):
+            self._courtesy.give_way()  # the engine lets no other thread run while it reads rows
+            for point, item in self.store.get(points[start : start + _PAGE]).items():
+                self._compact.put(point, item.version, prepare(item.rows, self._compact.basis))
 
     def close(self) -> None:
         """Bring everything to the disk."""

@@ -236,7 +236,7 @@ class GalleryService:
             done = galleries.writer.write(galleries.writable(name, kind), items)
         else:
             done = galleries.writer.run(
-                lambda: galleries.get_or_create(name, kind).write(items, ())
+                lambda: galleries.get_or_create(name, kind).write(items, ()), len(items)
             )
         self._later(request, done, stored)
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,59 @@ def test_nobody_waits_for_a_process_that_is_gone(
     opened = TicketOffice()
     assert holder.redeem([opened.ticket(answered([b"{}"]))]) == [[b"{}"]]
     opened.close()
+
+
+SHORT_OF_FILES = """
+import os, resource
+from concurrent.futures import Future
+from teran.runtime.tickets import TicketOffice
+office, answer = TicketOffice(), Future()
+answer.set_result([b"{}"])
+number = office.ticket(answer)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+print(number, flush=True)
+input()
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+input()
+"""
+
+
+def test_who_comes_while_no_file_can_be_opened_is_answered_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TICKETS_VARIABLE, str(tmp_path / "tickets"))
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", SHORT_OF_FILES],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        redeemed = pool.submit(TicketHolder().redeem, [int(process.stdout.readline())])
+        assert "nobody can bring a ticket" in process.stderr.readline()
+        assert not redeemed.done()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert redeemed.result(30) == [[b"{}"]]
+        process.kill()
+
+
+def test_answers_that_nobody_wants_do_not_pile_up(office: TicketOffice) -> None:
+    """Who waits for an answer that is not there yet does not lose it to them."""
+    waiting: Answer = Future()
+    ticket = office.ticket(waiting)
+    forgotten = [office.ticket(answered([b"{}"])) for _ in range(5000)]
+    waiting.set_result([b'"late"'])
+    late, oldest, newest = TicketHolder().redeem([ticket, forgotten[0], forgotten[-1]])
+    assert (late, newest) == ([b'"late"'], [b"{}"])
+    assert isinstance(oldest, GalleryUnreachableError)
 
 
 def test_without_a_supervisor_there_are_no_tickets(monkeypatch: pytest.MonkeyPatch) -> None:

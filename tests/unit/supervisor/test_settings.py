@@ -1,6 +1,8 @@
 """Settings and process helpers that need no server."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,40 @@ def test_small_shared_memory_is_refused() -> None:
     require_shared_memory(1)
     with pytest.raises(ServingError, match=r"/dev/shm has \d+ MiB free, .* --shm-size 1g"):
         require_shared_memory(1 << 60)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--allow-http=true",
+        "--grpc-address=0.0.0.0",
+        "--http-addr",
+        "--reuse-grpc-port=1",
+        "--allow-v",
+    ],
+)
+def test_who_reaches_the_server_is_not_said_by_the_way(flag: str) -> None:
+    """Triton takes abbreviations, and the last of two flags."""
+    with pytest.raises(ServingError, match=f"{flag.split('=')[0]} decides .* see --host"):
+        ServeSettings(Path(), arguments=("--log-verbose=1", flag)).require_safety()
+
+
+def test_other_flags_are_passed_on() -> None:
+    arguments = ("--log-verbose=1", "--http-thread-count", "2", "--grpc-infer-thread-count=4", "-x")
+    ServeSettings(Path(), arguments=arguments).require_safety()
+
+
+def test_files_may_be_opened_up_to_the_hard_limit() -> None:
+    code = """
+import resource
+from teran.supervisor.host import allow_open_files
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+allow_open_files()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
+allow_open_files()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_damaged_configs_are_named(tmp_path: Path) -> None:

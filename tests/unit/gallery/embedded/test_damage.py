@@ -251,6 +251,22 @@ def test_a_snapshot_with_something_in_it_is_refused(tmp_path: Path) -> None:
     galleries.close()
 
 
+def test_galleries_are_not_without_number(tmp_path: Path) -> None:
+    galleries = EmbeddedCatalog(tmp_path / "root", MODEL, kernel(), most=2)
+    for name in ("one", "two"):
+        fill(galleries, [item("a", 1)], name)
+    path = galleries.snapshot("one")
+    too_many = r"2 galleries already; .* --gallery-count"
+    with pytest.raises(TeranInputError, match=too_many):
+        galleries.get_or_create("three", Kind.IMAGES)
+    with pytest.raises(TeranInputError, match=too_many):
+        galleries.restore(path, "three")
+    fill(galleries, [item("b", 2)], "two")
+    galleries.drop("one")
+    galleries.restore(path, "three")
+    galleries.close()
+
+
 def test_snapshots_have_a_quota_and_leave_the_reserve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

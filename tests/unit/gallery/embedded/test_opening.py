@@ -1,13 +1,19 @@
 """Directories that are opened again, whatever has come in between."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from teran.errors import GalleryError
 from teran.gallery.catalog import Model
+from teran.gallery.embedded.compact_files import PersistentCompact
 from teran.gallery.embedded.files import room_of
+from teran.gallery.embedded.store import GalleryStore
+from teran.gallery.item import Item
 from tests.unit.gallery.small import DIM, fill, found, item, opened, unit
 
 
@@ -149,3 +155,43 @@ def test_deleted_items_give_their_room_back_at_the_next_start(tmp_path: Path) ->
     with closing(opened(tmp_path)) as galleries:
         assert len(expected) == 101
         assert found(galleries, query) == expected
+
+
+def test_a_restore_reads_few_items_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine lets no search run meanwhile."""
+    read: list[int] = []
+    get = GalleryStore.get
+
+    def counted(store: GalleryStore, points: Sequence[UUID], **options: Any) -> dict[UUID, Item]:
+        read.append(len(points))
+        return get(store, points, **options)
+
+    with closing(opened(tmp_path / "root")) as galleries:
+        fill(galleries, [item(f"i{i}", i) for i in range(50)])
+        snapshot = galleries.snapshot("default")
+        monkeypatch.setattr(GalleryStore, "get", counted)
+        assert len(galleries.restore(snapshot, "again")) == 50
+    assert sum(read) == 50
+    assert max(read) <= 8
+
+
+def test_a_gallery_that_does_not_open_lets_go_of_its_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened(tmp_path / "root")) as galleries:
+        fill(galleries, [item("a", 1)])
+    closed: list[Path] = []
+    close = GalleryStore.close
+
+    def noted(store: GalleryStore) -> None:
+        closed.append(tmp_path)
+        close(store)
+
+    def failing(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(GalleryStore, "close", noted)
+    monkeypatch.setattr(PersistentCompact, "load", failing)
+    with closing(opened(tmp_path / "root")) as galleries:
+        assert set(galleries.info()["unusable"]) == {"default"}
+        assert closed

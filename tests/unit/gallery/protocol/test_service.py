@@ -187,9 +187,19 @@ def test_writes_that_wait_are_bounded(
     monkeypatch.setattr(EmbeddedGallery, "write", lambda *_: hold.wait(30))
     gallery = galleries.get("default")
     waiting = [galleries.writer.write(gallery, [item("a", 1)] * 100) for _ in range(11)]
+    record = pack_texts([json.dumps({"id": "a"}).encode()])
+    embeddings = search()[1]["embeddings"]
     try:
         with pytest.raises(GalleryBusyError, match="too many writes are waiting"):
             galleries.writer.write(gallery, [item("a", 1)])
+        answers = asked(
+            GalleryService(galleries, DIM),
+            ({"gallery": "new"}, {"embeddings": embeddings, "record": record}),
+            ({"operation": "alias", "alias": "a"}, {}),
+            ({"operation": "drop", "gallery": "none"}, {}),
+            ({"operation": "snapshot"}, {}),
+        )
+        assert [type(one) for one in answers] == [GalleryBusyError] * 4
     finally:
         hold.set()
     for one in waiting:
