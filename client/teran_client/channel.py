@@ -4,9 +4,10 @@ A call is repeated where it was refused for the moment or its answer was lost; n
 server says that the request is wrong. What is not idempotent is repeated only where it surely was
 not begun, and what model processes die of only a few times. An overloaded server is asked again
 when it says so, with jitter; where somebody waits, only as long as most calls succeed, so that
-repetition does not feed the overload. A server that has answered before is
-waited for until the deadline, as it may be restarting; one that never did is given up after a few
-tries.
+repetition does not feed the overload. Calls that a server was away for come back together when it
+is there again; they go on, as it has done nothing for them yet. A server that has answered before
+is waited for until the deadline, as it may be restarting; one that never did is given up after a
+few tries.
 """
 
 import asyncio
@@ -165,7 +166,7 @@ class Channel:
         self, call: Call, limit: float, repeatable: Set[Outcome], *, patient: bool
     ) -> Any:
         """Call until there is an answer, an error that stays, or no time left."""
-        started, delay, crashes = time.monotonic(), _FIRST_DELAY, 0
+        started, delay, crashes, was_away = time.monotonic(), _FIRST_DELAY, 0, False
         deadline = started + limit
         while True:
             left = max(deadline - time.monotonic(), 0.001)
@@ -190,12 +191,14 @@ class Channel:
                 self._reached = True
                 again = min(delay / 4, _PATIENT_DELAY) if patient else delay
                 pause = max(failure.error.retry_after, again) * (0.75 + random.random() / 2)
+            was_away |= not overloaded
+            may_ask_again = patient or was_away or not overloaded
             if (
                 failure.outcome not in repeatable
                 or crashes == _MOST_CRASHES
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
-                or (overloaded and not patient and not self._spend())  # last: it counts
+                or not (may_ask_again or self._spend())  # last: it counts
             ):
                 _log_call(logging.INFO, f"failed: {failure.error}", call, started)
                 raise _final(failure, crashes, repeatable)

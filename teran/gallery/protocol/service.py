@@ -18,6 +18,7 @@ from teran.errors import (
     GalleryUnreachableError,
     TeranError,
     TeranInputError,
+    TeranOverloadedError,
 )
 from teran.gallery.catalog import Gallery, GalleryCatalog
 from teran.gallery.filters import parse_where
@@ -35,6 +36,8 @@ WRITES = {"upsert", "delete", "alias", "unalias", "drop", "snapshot", "restore"}
 """Operations that change galleries."""
 _AWAY = GalleryUnreachableError | GalleryBusyError
 _TOO_LARGE = "the answers to what was asked at once are too large together; try again soon"
+_SOON = 0.1
+"""Seconds until that is asked for again."""
 _Set = tuple[Floats, Sequence[str]]
 """A query's rows and, of a sentence, their word pieces."""
 
@@ -141,7 +144,8 @@ class GalleryService:
                 size = sum(map(len, answer["records"].flat))
                 before = answered + total
                 if before and before + size > self._limits.max_answer_bytes:
-                    raise GalleryBusyError(_TOO_LARGE)  # all are there before any is sent
+                    # All are there before any is sent.
+                    raise TeranOverloadedError(_TOO_LARGE, _SOON)
             except Exception as error:
                 request.respond(self._reported_error(request, error))
             else:
@@ -304,7 +308,7 @@ class GalleryService:
 
     def _reported_error(self, request: Request, error: BaseException) -> TeranError:
         """The error a client gets; one that is not ours is a defect, and becomes its cause."""
-        if not isinstance(error, TeranInputError | _AWAY):
+        if not isinstance(error, TeranInputError | TeranOverloadedError | _AWAY):
             is_write = request.named_operation in WRITES
             self._recorder.add(
                 metrics.GALLERY_WRITE_ERRORS if is_write else metrics.GALLERY_READ_ERRORS

@@ -201,6 +201,27 @@ def test_what_has_no_time_for_a_repetition_spends_none() -> None:
     asyncio.run(run())
 
 
+def test_what_a_server_was_away_for_goes_on_where_it_has_too_much_to_do() -> None:
+    """All of that comes back together, and would spend what there is for overload at once."""
+
+    async def run() -> None:
+        away = "in ensemble 'search', Stub process 'gallery_0_0' is not healthy."
+        async with failing(Code.INTERNAL, away) as (client, service):
+            asked = [asyncio.create_task(client.search("a dog", timeout=10)) for _ in range(30)]
+            while service.calls < 30:
+                await asyncio.sleep(0.01)
+            service.code, service.details = FULL
+            while service.calls < 120 and not any(one.done() for one in asked):
+                await asyncio.sleep(0.01)
+            assert not any(one.done() for one in asked)
+            with pytest.raises(TeranOverloadedError):  # as this one has waited for nothing
+                await client.search("a dog")
+            for one in asked:
+                one.cancel()
+
+    asyncio.run(run())
+
+
 def test_bulk_waits_until_an_overloaded_server_takes_it() -> None:
     async def run() -> None:
         async with failing(*FULL) as (client, service):

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from teran.contract import pack_texts
-from teran.errors import GalleryBusyError, GalleryUnreachableError, TeranError, TeranInputError
+from teran.errors import (
+    GalleryBusyError,
+    GalleryUnreachableError,
+    TeranError,
+    TeranInputError,
+    TeranOverloadedError,
+)
 from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.gallery import EmbeddedGallery
 from teran.gallery.item import Item
@@ -110,7 +116,7 @@ def test_answers_that_are_too_large_together_are_refused_for_now(
     """All of an execution are in memory before Triton sends any of them."""
     service = GalleryService(galleries, DIM, limits=RequestLimits(max_answer_bytes=12_000))
     answers = asked(service, *[search() for _ in range(6)])
-    assert [type(one) for one in answers] == [dict, dict, *[GalleryBusyError] * 4]
+    assert [type(one) for one in answers] == [dict, dict, *[TeranOverloadedError] * 4]
     assert isinstance(asked(service, search())[0], dict)
 
 
@@ -119,7 +125,11 @@ def test_answers_of_several_galleries_are_bounded_together(galleries: EmbeddedCa
         fill(galleries, [item(f"i{i}", i, text="x" * 1000) for i in range(8)], name)
     service = GalleryService(galleries, DIM, limits=RequestLimits(max_answer_bytes=12_000))
     queries = [(search()[0] | {"gallery": name}, search()[1]) for name in "abcd"]
-    assert [type(one) for one in asked(service, *queries)] == [dict, dict, *[GalleryBusyError] * 2]
+    assert [type(one) for one in asked(service, *queries)] == [
+        dict,
+        dict,
+        *[TeranOverloadedError] * 2,
+    ]
 
 
 def test_no_more_records_are_read_than_an_answer_holds(
