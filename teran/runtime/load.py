@@ -33,6 +33,8 @@ _RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads 
 _VERSION, _FIELDS = struct.Struct("d"), struct.Struct("6d")
 _COUNTERS = len(MODELS) * _RECORD.size
 _REFUSALS = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
+_READS = 1000
+"""Of a torn record, until it is taken as it is: its writer may have been killed meanwhile."""
 _REFUSAL = struct.Struct("2d")
 _SLOTS = _REFUSALS + len(MODELS) * _REFUSAL.size
 _SLOT = struct.Struct("dd")
@@ -105,10 +107,11 @@ class LoadFile:
     def read(self, model: str) -> Load:
         """What was last seen of a model."""
         start = MODELS.index(model) * _RECORD.size
-        while True:
+        for _ in range(_READS):
             version, *values, again = _RECORD.unpack_from(self._map, start)
             if version == again:
-                return Load(*values)
+                break
+        return Load(*values)
 
     def admitted(self, model: str) -> float:
         """Items ever let in for a model."""

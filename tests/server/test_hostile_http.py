@@ -17,8 +17,18 @@ from hypothesis import strategies as st
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.host import free_ports
-from tests.server.hostile import BYTES, NUMBERS, RECORDS, REQUESTS, note, requests
+from tests.server.hostile import (
+    BYTES,
+    NUMBERS,
+    RECORDS,
+    REQUESTS,
+    RESULT,
+    Neighbour,
+    note,
+    requests,
+)
 
+REFUSED = (400, 403, 404, 405, 503)
 LONGEST_PATH = 1 << 13
 METHODS = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "NONSENSE")
 RESTRICTED = (
@@ -109,12 +119,21 @@ def test_hostile_requests_over_http_harm_nobody(http_port: tuple[BackgroundServe
                 return
             said = answer.read()
         told[answer.status] += 1
+        assert answer.status in (200, *REFUSED), said
         assert answer.status != 200 or post.path not in RESTRICTED
         assert b"teran:failed" not in said, "a defect, or a fault of the request's"
         assert b"Stub process" not in said
 
-    send()
-    note("http", {str(status or "closed"): count for status, count in told.items()})
+    neighbour = Neighbour(server.url)
+    with neighbour:
+        send()
+    note(
+        "http",
+        {str(status or "closed"): count for status, count in told.items()},
+        neighbours_search_times_its_usual=neighbour.slowdown,
+    )
+    assert not neighbour.wrong
+    assert not RESULT or neighbour.slowdown <= 2
     assert told[200] > REQUESTS / 200
     assert server.is_ready()
     assert family <= {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}

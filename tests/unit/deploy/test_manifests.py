@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from teran.supervisor.settings import ServeSettings
+
 ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.28", "1.32")
@@ -47,6 +49,15 @@ def test_ports_and_paths_are_the_containers() -> None:
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {"/bundle", "/var/lib/teran", "/dev/shm", "/tls", "/keys"} == mounted
     assert f"USER {pod['securityContext']['runAsUser']}" in dockerfile
+
+
+def test_a_pod_lives_until_the_server_has_stopped() -> None:
+    pod = documents(MANIFESTS / "deployment.yaml")[0]["spec"]["template"]["spec"]
+    told = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    drain = float(told.get("TERAN_DRAIN", ServeSettings.drain))
+    requests = float(told.get("TERAN_SHUTDOWN_TIMEOUT", ServeSettings.shutdown_timeout))
+    assert drain > 0
+    assert pod["terminationGracePeriodSeconds"] >= drain + requests + 10  # for what closes then
 
 
 def test_compose_publishes_on_loopback_only() -> None:

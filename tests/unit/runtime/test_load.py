@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from teran.runtime.load import Load, LoadFile, Refused
+from teran.runtime.load import MODELS, Load, LoadFile, Refused
 
 
 @pytest.fixture
@@ -95,3 +95,14 @@ def test_nothing_waits_without_a_supervisor() -> None:
     assert file.wait("gallery") == 0
     assert file.take_excess("gallery", 64) == 0
     assert not file.is_over("0" * 16)
+
+
+def test_a_record_whose_writer_was_killed_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "load"
+    LoadFile.create(path)
+    LoadFile(path).write("gallery", Load(items=5.0))
+    data = bytearray(path.read_bytes())
+    start = MODELS.index("gallery") * 64
+    data[start : start + 8] = bytes(8)  # the first of its two versions
+    path.write_bytes(data)
+    assert LoadFile(path).read("gallery").items == 5.0
