@@ -28,7 +28,7 @@ from tests.server.hostile import (
     requests,
 )
 
-REFUSED = (400, 403, 404, 405, 503)
+REFUSED = (400, 403, 404, 405, 501, 503)
 LONGEST_PATH = 1 << 13
 METHODS = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "NONSENSE")
 RESTRICTED = (
