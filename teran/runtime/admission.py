@@ -144,9 +144,11 @@ class Desk:
         self._longest = from_environment(Admission).max_wait
         self._owed = 0.0
         """Seconds of work, for those it took to refuse others."""
+        self._load.hold(model, 0)  # whatever a process before had
 
     def sort(self, requests: Sequence[Any]) -> list[TeranError | None]:
         """Why each request is not done, or None for those that are."""
+        self._load.hold(self._model, self._items(requests))
         if self._spared > 0:
             self._spared -= len(requests)
             return [None] * len(requests)
@@ -161,8 +163,9 @@ class Desk:
             for i, request in enumerate(requests)
         ]
 
-    def write_off(self, failed: Sequence[Any]) -> None:
-        """Count requests that have come, but are not done."""
+    def clear(self, failed: Sequence[Any]) -> None:
+        """Say that nothing is at hand any more, and count what has come, but was not done."""
+        self._load.hold(self._model, 0)
         if failed:
             self._load.refuse(self._model, failed=self._items(failed))
 

@@ -160,7 +160,7 @@ class EngineBackend(ABC):
         items = sum(len(inputs[self.input_names[0]]) for _, inputs in accepted)
         errors = [refused.get(i, failure) for i in range(len(requests))]
         self._recorder.execution(items, errors, seconds)
-        self._desk.write_off([one for one, error in zip(requests, errors, strict=True) if error])
+        self._desk.clear([one for one, error in zip(requests, errors, strict=True) if error])
         for _, inputs in accepted:
             if "region_mask" in inputs:
                 self._recorder.observe(IMAGE_REGIONS, self.counts(inputs["region_mask"]))

@@ -29,14 +29,15 @@ _DEADLINES = 4096
 """Requests whose deadlines are remembered."""
 _PLACES = 8
 """Of them, where that of one request may be: in the one whose deadline came first."""
-_RECORD = struct.Struct("d6dd")  # begins and ends with its version: torn reads are noticed
-_VERSION, _FIELDS = struct.Struct("d"), struct.Struct("6d")
+_RECORD = struct.Struct("d7dd")  # begins and ends with its version: torn reads are noticed
+_VERSION, _FIELDS = struct.Struct("d"), struct.Struct("7d")
 _COUNTERS = len(MODELS) * _RECORD.size
 _REFUSALS = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
 _READS = 1000
 """Of a torn record, until it is taken as it is: its writer may have been killed meanwhile."""
 _REFUSAL = struct.Struct("2d")
-_SLOTS = _REFUSALS + len(MODELS) * _REFUSAL.size
+_HELD = _REFUSALS + len(MODELS) * _REFUSAL.size
+_SLOTS = _HELD + 8 * len(MODELS)
 _SLOT = struct.Struct("dd")
 _SIZE = _SLOTS + _DEADLINES * _SLOT.size
 
@@ -57,6 +58,9 @@ class Load:
     """Requests in its queue that came past the admission and have waited too long already."""
     number: float = 0.0
     """Of this measurement."""
+    share: float = 1.0
+    """Of the items that were let in lately: those that came. Anybody may call the model that lets
+    them in, and go no further."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,21 @@ class LoadFile:
         values = before.failed + failed, before.shed + shed
         _REFUSAL.pack_into(self._map, _refusal_place(model), *values)
 
+    def hold(self, model: str, items: float) -> None:
+        """Say how many items a model has at hand just now; only that model does."""
+        struct.pack_into("d", self._map, _HELD + 8 * MODELS.index(model), items)
+
+    def held(self, model: str) -> float:
+        """Items that a model has at hand."""
+        items: float = struct.unpack_from("d", self._map, _HELD + 8 * MODELS.index(model))[0]
+        return items
+
     def wait(self, model: str, few: int = _FEW) -> float:
         """Seconds until a model would begin with what comes now; none behind a few items."""
         load = self.read(model)
         if not load.seconds:
             return 0.0
-        come = self.admitted(model) - load.admitted
+        come = load.share * (self.admitted(model) - load.admitted)
         ahead = load.items + come - (time.monotonic() - load.at) / load.seconds
         return ahead * load.seconds if ahead > few else 0.0
 

@@ -38,6 +38,8 @@ _LARGEST_BATCH = 64
 _FEWEST = 16
 """Requests that always may wait; more than the few behind which others are let in anyway, or those
 would be shed."""
+_ENOUGH = 16
+"""Items that tell how many of those that are let in come."""
 _FORERUNNERS = {
     "textual_encoder": ("tokenizer",),
     "alignment": ("tokenizer", "textual_encoder", "visual_encoder"),
@@ -113,6 +115,9 @@ class ModelLoad:
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
         self._at = self._left = self._number = 0.0
+        self._admitted = 0.0
+        self._new = self._missing = 0.0
+        """Items let in lately, and those of them that have not come."""
         self._lately: deque[tuple[float, float, float]] = deque()
         """When how many items had ever been let in, and of them not been done; infinitely many
         where some were waiting."""
@@ -127,6 +132,7 @@ class ModelLoad:
         quiet: bool,
         lost: float = 0.0,
         shed: float = 0.0,
+        in_sight: float = inf,
     ) -> Load:
         """Take new counts in.
 
@@ -140,17 +146,22 @@ class ModelLoad:
                 little may seem to be left, but never less than waits in its own queue. What waits
                 before a forerunner counts there in full.
             shed: items the model has ever shed.
+            in_sight: items that may wait or be at hand, for the model or for one of its
+                forerunners, at most. What was let in and is not in sight has gone elsewhere.
         """
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
-            self._done = counts.items - shed
+            self._done, self._admitted = counts.items - shed, admitted
+            self._new = self._missing = 0.0
             self._lately.clear()
         balance = admitted - lost - counts.items
         self._lately.append((at, admitted, balance if quiet else inf))
         while len(self._lately) > 2 and self._lately[1][0] < at - _LONGEST - 2 * max_wait:
             self._lately.popleft()  # but the last before that, of which it was true then
-        left = min(balance - self._difference, admitted - self._lately[0][1])
+        known, new = self._difference, max(0.0, admitted - self._admitted)
+        expected = known + new * (1 - self._share)
+        left = min(balance - expected, admitted - self._lately[0][1], in_sight)
         if quiet:  # so what was not done at such a time before is done by now, or never will be
             left = min(left, balance - min(balance for _, _, balance in self._lately))
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
@@ -163,14 +174,24 @@ class ModelLoad:
             share = done / counted if counted else 0.0
             speed.learn(elapsed, done, share * (counts.requests - before.requests), busy=busy)
         seconds = 1 / speed.items if speed.items else 0.0
-        self._difference = balance - left
+        self._difference, self._admitted = balance - left, admitted
+        kept = exp(-elapsed / _MEMORY)
+        self._new = kept * self._new + new
+        self._missing = kept * self._missing + self._difference - known
         excess = 0.0
         if max_wait and speed.items:
             most = EXCESSIVE * max_wait * speed.requests
             excess = max(0.0, counts.pending - max(_FEWEST, most))
         self._at, self._left, self._number = at, left, self._number + 1
         to_do = left * (1 - excess / counts.pending) if excess else left
-        return Load(at, to_do, admitted, seconds, excess, self._number)
+        return Load(at, to_do, admitted, seconds, excess, self._number, self._share)
+
+    @property
+    def _share(self) -> float:
+        """Of what is let in: what comes, as far as can be told."""
+        if self._new < _ENOUGH:
+            return 1.0
+        return min(1.0, max(0.0, 1 - self._missing / self._new))
 
 
 class LoadMonitor:
@@ -215,14 +236,18 @@ class LoadMonitor:
                 continue
             for name, model in self._models.items():
                 forerunners = _FORERUNNERS.get(name, ())
+                row = (name, *forerunners)
                 load = model.look(
                     counts[name],
                     self._file.admitted(name),
                     time.monotonic(),
                     self._max_wait,
-                    quiet=not any(counts[one].pending for one in (name, *forerunners)),
+                    quiet=not any(counts[one].pending for one in row),
                     lost=sum(self._file.refused(one).failed for one in forerunners),
                     shed=self._file.refused(name).shed,
+                    in_sight=sum(
+                        self._file.held(one) + counts[one].pending * _LARGEST_BATCH for one in row
+                    ),
                 )
                 self._file.write(name, load)
 

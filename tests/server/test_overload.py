@@ -13,10 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
+import grpc
 import psutil
 import pytest
 from teran_client import AsyncTeranClient, Entry, TeranClient, TeranOverloadedError
 from teran_client.protocol import image_inputs
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.health import fetch
@@ -165,6 +168,40 @@ def test_a_model_that_dies_in_a_flood_comes_back(server: BackgroundServer) -> No
     with TeranClient(server.url, timeout=30) as client:
         assert len(client.encode_images(images(1, longest=36))) == 1
     assert server.process.poll() is None
+
+
+def test_what_is_let_in_and_goes_elsewhere_holds_up_nobody(server: BackgroundServer) -> None:
+    """Whoever calls the model that admits images need not send any."""
+    over, sent = threading.Event(), [0]
+
+    def promise() -> None:
+        request = pb.ModelInferRequest(model_name="admission")
+        request.inputs.add(name="region_mask", datatype="BOOL", shape=[64, 4])
+        request.raw_input_contents.append(bytes(64 * 4))
+        with grpc.insecure_channel(server.url) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            while not over.is_set():
+                sent[0] += 1
+                with suppress(grpc.RpcError):
+                    stub.ModelInfer(request, timeout=10)
+                time.sleep(0.005)
+
+    flood, thread = Flood(), threading.Thread(target=promise)
+
+    async def encode() -> None:
+        async with AsyncTeranClient(server.url) as client:
+            await flood.run(client, "images", rate=20, seconds=8)
+
+    thread.start()
+    try:
+        with slowed(server, "visual_encoder", stopped=0.02):  # so that its speed is no secret
+            asyncio.run(encode())
+    finally:
+        over.set()
+        thread.join()
+    assert not flood.errors
+    assert sent[0] > 100
+    assert len(flood.refused) < 0.1 * len(flood.times), len(flood.refused)
 
 
 def test_images_that_wait_for_their_encoder_hold_up_no_search(server: BackgroundServer) -> None:

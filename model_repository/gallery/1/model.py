@@ -73,7 +73,7 @@ class TritonPythonModel:
         errors = [one if isinstance(one, TeranError) else None for one in results]
         seconds = perf_counter() - started
         self._recorder.execution(items, errors, seconds)
-        self._desk.write_off([one for one, error in zip(requests, errors, strict=True) if error])
+        self._desk.clear([one for one, error in zip(requests, errors, strict=True) if error])
         for request, asked, error in zip(requests, read, errors, strict=True):
             self._log.request(request, seconds, error, operation=asked and asked.named_operation)
             is_search = asked is not None and asked.named_operation == "search"

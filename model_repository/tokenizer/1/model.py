@@ -37,7 +37,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         verdicts = self._desk.sort(requests)
-        return [self._respond(*one) for one in zip(requests, verdicts, strict=True)]
+        responses = [self._respond(*one) for one in zip(requests, verdicts, strict=True)]
+        self._desk.clear(())  # what failed was counted out again
+        return responses
 
     def _respond(self, request: Any, verdict: TeranError | None) -> Any:
         started, accepted_at = perf_counter(), monotonic_ns()

@@ -230,5 +230,5 @@ def test_what_is_refused_is_counted(file: LoadFile) -> None:
         requests = [Request(items=3), Request(items=3)]
         verdicts = Desk(model).sort(requests)
         assert [verdict is None for verdict in verdicts] == [False, True]
-        Desk(model).write_off(requests)
+        Desk(model).clear(requests)
         assert file.refused(model) == Refused(failed=2 * items, shed=items)

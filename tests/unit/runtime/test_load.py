@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from teran.runtime.load import MODELS, Load, LoadFile, Refused
+from teran.runtime.load import _RECORD, MODELS, Load, LoadFile, Refused
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_record_whose_writer_was_killed_holds_nobody_up(tmp_path: Path) -> Non
     LoadFile.create(path)
     LoadFile(path).write("gallery", Load(items=5.0))
     data = bytearray(path.read_bytes())
-    start = MODELS.index("gallery") * 64
+    start = MODELS.index("gallery") * _RECORD.size
     data[start : start + 8] = bytes(8)  # the first of its two versions
     path.write_bytes(data)
     assert LoadFile(path).read("gallery").items == 5.0
