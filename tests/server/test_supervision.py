@@ -12,13 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 from teran_client import TeranClient, TeranTimeoutError, TeranUnavailableError
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.host import free_ports
+from tests.conftest import TINY
 from tests.data import images
 
 MODELS = ("tokenizer", "visual_encoder", "textual_encoder", "alignment", "gallery")
@@ -55,6 +59,35 @@ def test_killed_model_process_comes_back(
         assert client.match(photo, "a dog runs").score == pytest.approx(expected, abs=1e-5)
         assert wait_for(server.is_ready)
     assert server.process.poll() is None
+
+
+def test_what_fails_does_not_keep_the_server_from_stopping(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Triton lets go of no request one of whose steps failed while another ran."""
+    request = pb.ModelInferRequest(model_name="match")
+    features = np.ones((1, 30, TINY.feature_dim), np.float32)
+    features[0, 0, 0] = np.nan
+    inputs: dict[str, tuple[str, list[int], bytes]] = {
+        "caption": ("BYTES", [1, 1], b"\x05\x00\x00\x00a dog"),
+        "region_features": ("FP32", [*features.shape], features.tobytes()),
+        "boxes": ("FP32", [1, 30, 4], np.full((30, 4), 0.5, np.float32).tobytes()),
+        "region_mask": ("BOOL", [1, 30], b"\x01" * 30),
+    }
+    for name, (datatype, shape, data) in inputs.items():
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append(data)
+    flags = ("--gallery", str(tmp_path / "gallery"), "--shutdown-timeout", "10")
+    with background_server(repository, *flags, log=tmp_path / "log") as server:
+        with grpc.insecure_channel(server.url) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for _ in range(100):
+                with pytest.raises(grpc.RpcError) as failed:
+                    stub.ModelInfer(request, timeout=10)
+                assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+    assert "Exit timeout" not in (tmp_path / "log").read_text()
 
 
 def test_hung_model_process_is_replaced(repository: Path, tmp_path: Path) -> None:

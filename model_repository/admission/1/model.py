@@ -34,10 +34,12 @@ class TritonPythonModel:
         for request in requests:
             mask = pb_utils.get_input_tensor_by_name(request, "region_mask")
             count = len(mask.as_numpy())
+            come_in = pb_utils.get_input_tensor_by_name(request, "after") is not None
             try:
                 is_search = "accepted_at" in request.requested_output_names()
                 later = _SEARCHED if is_search else ()
-                self._door.admit(request, parameters_of(request), count, _NEEDED, later)
+                if not come_in:
+                    self._door.admit(request, parameters_of(request), count, _NEEDED, later)
             except TeranError as error:
                 errors.append(error)
                 responses.append(error_response(error))
