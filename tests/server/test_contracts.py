@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc as triton
+from google.protobuf import text_format
 from teran_client import TeranClient
-from tritonclient.grpc.model_config_pb2 import DataType
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from teran.cli.background import BackgroundServer
 
@@ -165,3 +166,16 @@ def test_every_ensemble_begins_with_one_step(server: BackgroundServer) -> None:
         steps = config.ensemble_scheduling.step
         first = [step.model_name for step in steps if set(step.input_map.values()) <= given]
         assert first == ["tokenizer"], model
+
+
+def test_no_ensemble_runs_two_steps_at_once(repository: Path) -> None:
+    """Triton never lets go of a request one of whose steps fails while another runs."""
+    for path in repository.glob("*/config.pbtxt"):
+        config = text_format.Parse(path.read_text(), ModelConfig())
+        known = {one.name for one in config.input}
+        waiting = list(config.ensemble_scheduling.step)
+        while waiting:
+            ready = [step for step in waiting if set(step.input_map.values()) <= known]
+            assert len(ready) == 1, (path.parent.name, [step.model_name for step in ready])
+            known |= set(ready[0].output_map.values())
+            waiting.remove(ready[0])
