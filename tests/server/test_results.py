@@ -176,7 +176,8 @@ def test_many_items_go_in_small_requests(server: BackgroundServer) -> None:
 
 def test_profile_accounts_for_the_time(client: TeranClient) -> None:
     profile = client.profile("a dog runs", images(1)[0], calls=20)
-    assert set(profile.models) == {"tokenizer", "textual_encoder", "visual_encoder", "alignment"}
+    encoders = {"textual_encoder", "visual_encoder"}
+    assert set(profile.models) == {"tokenizer", "admission", *encoders, "alignment"}
     assert 0 < profile.client < profile.total
     assert all(compute > 0 for _, compute in profile.models.values())
     assert "textual_encoder: queue" in str(profile)
