@@ -117,7 +117,10 @@ class ModelLoad:
         self._at = self._left = self._number = 0.0
         self._admitted = 0.0
         self._new = self._missing = 0.0
-        """Items let in lately, and those of them that have not come."""
+        """Items let in lately, and those of them that have not come: as of when nothing waited, as
+        only then one can tell."""
+        self._proven, self._unproven = 0.0, 0.0
+        """The difference at that time, and items let in since."""
         self._lately: deque[tuple[float, float, float]] = deque()
         """When how many items had ever been let in, and of them not been done; infinitely many
         where some were waiting."""
@@ -153,14 +156,15 @@ class ModelLoad:
         if self._difference is None or counts.items < before.items:  # a new server
             self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
             self._done, self._admitted = counts.items - shed, admitted
-            self._new = self._missing = 0.0
+            self._new = self._missing = self._unproven = 0.0
+            self._proven = self._difference
             self._lately.clear()
         balance = admitted - lost - counts.items
         self._lately.append((at, admitted, balance if quiet else inf))
         while len(self._lately) > 2 and self._lately[1][0] < at - _LONGEST - 2 * max_wait:
             self._lately.popleft()  # but the last before that, of which it was true then
-        known, new = self._difference, max(0.0, admitted - self._admitted)
-        expected = known + new * (1 - self._share)
+        new = max(0.0, admitted - self._admitted)
+        expected = self._difference + new * (1 - self._share)
         left = min(balance - expected, admitted - self._lately[0][1], in_sight)
         if quiet:  # so what was not done at such a time before is done by now, or never will be
             left = min(left, balance - min(balance for _, _, balance in self._lately))
@@ -176,8 +180,11 @@ class ModelLoad:
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference, self._admitted = balance - left, admitted
         kept = exp(-elapsed / _MEMORY)
-        self._new = kept * self._new + new
-        self._missing = kept * self._missing + self._difference - known
+        self._missing, self._unproven = kept * self._missing, self._unproven + new
+        if quiet:
+            self._missing += self._difference - self._proven
+            self._new = kept * self._new + self._unproven
+            self._proven, self._unproven = self._difference, 0.0
         excess = 0.0
         if max_wait and speed.items:
             most = EXCESSIVE * max_wait * speed.requests

@@ -168,7 +168,7 @@ def test_what_is_lost_before_a_row_that_always_waits_is_forgotten() -> None:
         done = 5.0 * look
         admitted = done + 30 + (50 if look > 100 else 0)  # 50 that never come
         seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
-        assert seen.items > 29
+        assert seen.items >= 30
     for look in range(400, 450):  # nothing is let in any more, as there seems to be too much
         seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
     assert seen.items == 0
