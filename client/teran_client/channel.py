@@ -192,13 +192,12 @@ class Channel:
                 again = min(delay / 4, _PATIENT_DELAY) if patient else delay
                 pause = max(failure.error.retry_after, again) * (0.75 + random.random() / 2)
             was_away |= not overloaded
-            may_ask_again = patient or was_away or not overloaded
             if (
                 failure.outcome not in repeatable
                 or crashes == _MOST_CRASHES
                 or (call.tries > self._retries and not self._reached)
                 or time.monotonic() + pause >= deadline
-                or not (may_ask_again or self._spend())  # last: it counts
+                or not (patient or was_away or self._spend())  # last: it counts
             ):
                 _log_call(logging.INFO, f"failed: {failure.error}", call, started)
                 raise _final(failure, crashes, repeatable)

@@ -1,5 +1,6 @@
 """Every option of `teran serve`, in one place."""
 
+import re
 from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -24,6 +25,7 @@ _OWN_FLAGS = (
     "model-control-mode",
 )
 """Triton's, by which it is reached: they follow from our options, or nothing would guard them."""
+_FLAG = re.compile("--([^=]+)")
 _PROTOCOL_PREFIX = "triton-grpc-protocol-"
 """What Triton puts before the name of a restricted protocol's header."""
 
@@ -143,13 +145,11 @@ class ServeSettings(Listening, GallerySettings):
             ServingError: it would be, or Triton's own flags say how it is reached.
         """
         for argument in self.arguments:
-            name = argument.removeprefix("--").split("=")[0]
+            flag = _FLAG.match(argument)
             # Triton takes the beginning of a name for it, where no other begins like that.
-            if argument.startswith("--") and any(
-                own.startswith(name) for own in _OWN_FLAGS if name
-            ):
+            if flag and any(own.startswith(flag[1]) for own in _OWN_FLAGS):
                 raise ServingError(
-                    f"--{name} decides who reaches the server, and is not Triton's to take here; "
+                    f"{flag[0]} decides who reaches the server, and is not Triton's to take here; "
                     "see --host, --grpc-port, --http and --tls-certificate"
                 )
         if self.is_exposed and not self.insecure:
