@@ -90,7 +90,7 @@ class PersistentCompact(Compact):
         self._new_lines += (_bounds_line(chunk, slot, arrays) for slot in slots.tolist())
 
     def use_bounds(self, new: NewBounds) -> None:
-        """Use new bounds, which cover every slot, from now on."""
+        """Use new bounds, which cover every item, from now on."""
         super().use_bounds(new)
         self._persist(lambda: self._note_basis(new.basis))
         self._new_lines.clear()
@@ -210,15 +210,12 @@ class PersistentCompact(Compact):
 
     def _mend_bounds(self, chunk: Chunk, basis: Basis, journal: "_Journal") -> None:
         """Make bounds again that were not written whole, or by another basis."""
-        new, damaged = (
-            NewBounds(basis),
-            [
-                slot
-                for slot in np.flatnonzero(chunk.present).tolist()
-                if _checksum(chunk.arrays, slot, _BOUNDS)
-                != journal.bounds.get((chunk.number, slot))
-            ],
-        )
+        new = NewBounds(basis)
+        damaged = [
+            slot
+            for slot in np.flatnonzero(chunk.present).tolist()
+            if _checksum(chunk.arrays, slot, _BOUNDS) != journal.bounds.get((chunk.number, slot))
+        ]
         for part in in_parts(chunk, np.array(damaged, np.int64)):
             values = new.of(part)
             for name, value in values.items():

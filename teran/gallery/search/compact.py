@@ -216,7 +216,7 @@ class Compact:
         new.put(part, values)
 
     def use_bounds(self, new: NewBounds) -> None:
-        """Use new bounds, which cover every slot, from now on."""
+        """Use new bounds, which cover every item, from now on."""
         nothing = np.zeros(0, np.int64)
         for chunk in self.chunks:
             new.put((chunk, nothing), new.of((chunk, nothing)))  # there may be a chunk of no items
