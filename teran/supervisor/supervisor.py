@@ -40,6 +40,8 @@ _POLL = 0.2
 """Seconds between looks at the processes."""
 _SLOW_LIMIT = 3
 """So many canaries in a row unanswered, with nothing else answered either, and a model is dead."""
+_PATIENCE = 10.0
+"""Seconds in which a model that is loaded must have a process."""
 _RESTARTS, _RESTART_WINDOW = 3, 300.0
 """More restarts within so many seconds mean that they do not help."""
 
@@ -74,6 +76,7 @@ class Supervisor:
         self._canary_timeout = 2 * settings.check_interval
         self._reloads = 0
         self._slow: dict[str, int] = {}
+        self._watched: set[str] = set()
 
     def run(self) -> int:
         """Serve until a signal comes or the server ends; returns the server's exit status.
@@ -216,7 +219,7 @@ class Supervisor:
     def _watch(self) -> bool:
         """Look after the models. False: they need a new server. True: it is over."""
         models, checked = self._process.model_processes(), time.monotonic()
-        watched = set(models.values())  # none, where Triton's own backends run the models
+        self._watched = set(models.values())  # none, where Triton's own backends run the models
         while not self._pause():
             if self._process.status is not None:
                 said = "; ".join(self._process.last_words())
@@ -226,7 +229,9 @@ class Supervisor:
                     "ERROR",
                 )
                 return self._process.status == 0  # whoever stopped it in good order meant it
-            dead = watched - {model for one, model in models.items() if not process.has_died(one)}
+            dead = self._watched - {
+                model for one, model in models.items() if not process.has_died(one)
+            }
             if dead or time.monotonic() - checked > self.settings.check_interval:
                 for model in dead:
                     self._report(f"the process of {model} has died", "WARNING")
@@ -278,8 +283,14 @@ class Supervisor:
             loading = self._stub.RepositoryModelLoad.future(
                 load, timeout=limit, metadata=[(ADMIN_KEY_HEADER, self._admin_key)]
             )
+            alive = time.monotonic()
             while not loading.done():
-                if self._pause():
+                if model in self._process.model_processes().values() or model not in self._watched:
+                    alive = time.monotonic()
+                died = time.monotonic() - alive > _PATIENCE
+                if died:
+                    self._report(f"{model} can't be loaded: its new process has died", "ERROR")
+                if died or self._pause():
                     loading.cancel()
                     return False
             loading.result()

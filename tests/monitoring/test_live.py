@@ -61,8 +61,11 @@ def server(
 ) -> Iterator[BackgroundServer]:
     log = tmp_path_factory.mktemp("server") / "log"
     flags = ("--check-interval", "1", "--gallery", str(disk / "gallery"))
-    with background_server(repository, *flags, log=log) as running:
-        yield running
+    try:
+        with background_server(repository, *flags, log=log) as running:
+            yield running
+    finally:  # shown where the last test failed
+        print("\n".join(log.read_text(encoding="utf-8").splitlines()[-60:]))
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,21 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> bool:
     return False
 
 
+def replaced(server: BackgroundServer, model: str) -> psutil.Process:
+    """The process that is started in the place of a model's, which is killed."""
+    old = model_process(server, model)
+    old.kill()
+    new: list[psutil.Process] = []
+
+    def is_there() -> bool:  # the old one is there for a moment yet
+        with suppress(StopIteration, psutil.NoSuchProcess):
+            new.append(model_process(server, model))
+        return bool(new) and new[-1] != old
+
+    assert wait_for(is_there, 10)
+    return new[-1]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_model_process_comes_back(
     server: BackgroundServer, client: TeranClient, model: str
@@ -105,19 +120,28 @@ def test_hung_model_process_is_replaced(repository: Path, tmp_path: Path) -> Non
     assert not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_process_that_dies_while_it_is_loaded_keeps_nobody_waiting(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Triton may wait for it without end: here it takes another one for it that lives."""
+    with background_server(repository, log=tmp_path / "log") as server:
+        new = replaced(server, "gallery")
+        region = next(part for part in new.cmdline() if part.startswith("teran"))
+        asleep = [sys.executable, "-c", "import time; time.sleep(600)", region]
+        twin = subprocess.Popen(asleep)
+        try:
+            new.kill()
+            assert wait_for(lambda: not server.is_ready(), 10)
+            assert wait_for(server.is_ready, 60)
+        finally:
+            twin.kill()
+            twin.wait()
+
+
 def test_a_model_process_does_not_outlive_its_server(repository: Path, tmp_path: Path) -> None:
     """Not even one that the supervisor has not seen yet: it may hold what the next one needs."""
     with background_server(repository, log=tmp_path / "log") as server:
-        first = model_process(server, "gallery")
-        first.kill()
-
-        def is_replaced() -> bool:  # the old one is there for a moment yet
-            with suppress(StopIteration, psutil.NoSuchProcess):
-                return model_process(server, "gallery") != first
-            return False
-
-        assert wait_for(is_replaced, 10)
-        new = model_process(server, "gallery")
+        new = replaced(server, "gallery")
         new.suspend()
         next(one for one in children(server) if one.name() == "tritonserver").kill()
         assert wait_for(lambda: not new.is_running())
