@@ -85,6 +85,9 @@ class Flood:
             "searches": lambda: client.search("a dog runs", timeout=30),
             "searches by image": lambda: client.search(photo, timeout=30),
             "images": lambda: client.encode_images(photo, timeout=30),
+            "matches": lambda: client.match(photo, "a dog runs", timeout=30),
+            "images written": lambda: client.index(photo, gallery="new", timeout=30),
+            "captions written": lambda: client.index("a dog", gallery="captions", timeout=30),
             "images, straight": lambda: client._infer(
                 "visual_encoder", inputs, outputs, timeout=30
             ),
@@ -120,6 +123,9 @@ STRAIGHT = (("images, straight", "visual_encoder", 0.09, 450), ("like", "gallery
         ("searches", "gallery", 0.08, 300),
         ("searches by image", "visual_encoder", 0.095, 300),
         ("images", "visual_encoder", 0.095, 300),
+        ("matches", "visual_encoder", 0.095, 300),
+        ("images written", "visual_encoder", 0.095, 300),
+        ("captions written", "textual_encoder", 0.095, 300),
         *STRAIGHT,
     ],
 )

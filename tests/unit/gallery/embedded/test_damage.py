@@ -14,6 +14,7 @@ import pytest
 from teran.errors import GalleryError, TeranInputError
 from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.compact_files import PersistentCompact
+from teran.gallery.embedded.snapshot import write_snapshot
 from teran.gallery.search.kernels import kernel
 from teran.gallery.search.pooling import Kind
 from tests.unit.gallery.small import MODEL, fill, found, item, opened, unit
@@ -248,6 +249,21 @@ def test_a_snapshot_with_something_in_it_is_refused(tmp_path: Path) -> None:
         archive.add(tmp_path / "extra", "store/extra")
     with pytest.raises(GalleryError, match="store/extra is missing or foreign"):
         galleries.restore(path.name, "again")
+    galleries.close()
+
+
+def test_a_restore_that_fails_at_the_last_leaves_nothing(tmp_path: Path) -> None:
+    """Its files are as they were written, and yet the engine finds other items in them."""
+    galleries, path, expected = snapshot(tmp_path / "root")
+    whole = path.read_bytes()
+    write_snapshot(galleries.get("default").directory, ITEMS + 1, path)
+    with pytest.raises(GalleryError, match=rf"holds {ITEMS} items instead of {ITEMS + 1}"):
+        galleries.restore(path.name, "again")
+    assert not galleries.exists("again")
+    assert not (tmp_path / "root" / "galleries" / "again").exists()
+    path.write_bytes(whole)
+    galleries.restore(path.name, "again")
+    assert results(galleries, "again") == expected
     galleries.close()
 
 
