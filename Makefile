@@ -56,8 +56,8 @@ soak: $(READY) ## Half an hour of mixed traffic on the demo's model: does anythi
 hostile: $(READY) ## Ten thousand generated requests that nobody would send by mistake
 	HOSTILE_REQUESTS=10000 HOSTILE_RESULT=benchmarks/results/hostile.json $(BIN)/python -m pytest -s --timeout 1800 tests/server/test_hostile.py tests/server/test_hostile_http.py
 
-faults: $(READY) ## Kills and losses of power at many more moments than the tests try
-	TERAN_TEST_KILLS=50 $(BIN)/python -m pytest tests/faults
+faults: $(READY) ## Kills, losses of power and damage at many more moments and places than the tests try
+	TERAN_TEST_KILLS=50 $(BIN)/python -m pytest --timeout 1800 tests/faults tests/unit/gallery/embedded/test_damage.py
 
 dist: $(READY) ## Build wheel and source distribution, and prove them in empty environments
 	$(BIN)/python -m tools.dist

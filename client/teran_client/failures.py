@@ -30,6 +30,8 @@ _LOADING = re.compile(
     r"Request for unknown model: '\w+' (has no available versions|version \d+ is not at ready)"
     r"|Server is stopping|Server not ready"
 )
+_FULL = re.compile(r"Exceeds maximum queue size")
+"""Of models that Triton's own backends run, which have nothing else to refuse with."""
 _RESTRICTED = re.compile(r"This protocol is restricted")
 _UNREACHED = re.compile(
     r"(failed to connect to all addresses|connections to all backends failing|errors resolving)"
@@ -76,7 +78,8 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
         return Failure(called_off, Outcome.LOST)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return Failure(TeranInputError(f"the server refuses the request: {text}"))
-    if code is grpc.StatusCode.UNAVAILABLE and reason == Reason.OVERLOADED:
+    full = reason is None and _FULL.match(text)
+    if code is grpc.StatusCode.UNAVAILABLE and (reason == Reason.OVERLOADED or full):
         overloaded = TeranOverloadedError(f"{url} is overloaded: {text}{named}", retry_after)
         return Failure(overloaded, Outcome.REFUSED)
     unavailable = TeranUnavailableError(f"{url} is not available: {text}")

@@ -88,6 +88,10 @@ class Supervisor:
             self._report(f"removed {path}, left behind by a server that was killed")
         host.require_shared_memory()
         host.allow_open_files()
+        if not installation.has_preload():
+            self._report(
+                "warning: built without what mends Triton's faults; see `teran doctor`", "WARNING"
+            )
         if self.settings.is_exposed:
             self._report(
                 f"warning: {self.settings.host} can be reached from outside, without TLS or a "

@@ -177,6 +177,14 @@ def note(protocol: str, told: dict[str, int], **more: float) -> None:
         file.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def _same(found: SearchResult, expected: SearchResult) -> bool:
+    """Whether two searches found the same, in the same order and with the same scores."""
+    if [hit.id for hit in found.hits] != [hit.id for hit in expected.hits]:
+        return False
+    scores = [[hit.score for hit in one.hits] for one in (found, expected)]
+    return bool(np.allclose(*scores, rtol=1e-4))
+
+
 class Neighbour:
     """A good client that searches all the time, and knows what it has to find."""
 
@@ -198,6 +206,15 @@ class Neighbour:
         """How many times as long as alone a search took, by the medians."""
         return round(median(self._times) / median(self._alone), 2)
 
+    def told(self) -> dict[str, float]:
+        """How long its searches took, alone and beside the others, in milliseconds."""
+        alone, beside = (1e3 * np.array(times) for times in (self._alone, self._times))
+        return {
+            f"neighbours_{name}_{percent}_ms": round(float(np.percentile(times, percent)), 1)
+            for name, times in (("alone", alone), ("beside", beside))
+            for percent in (50, 99)
+        } | {"neighbours_search_times_its_usual": self.slowdown}
+
     def find(self) -> SearchResult:
         return self._client.search("a dog runs", k=5, gallery="mine")
 
@@ -211,7 +228,7 @@ class Neighbour:
             started = time.monotonic()
             try:
                 found = self.find()
-                if [hit.id for hit in found.hits] != [hit.id for hit in self.expected.hits]:
+                if not _same(found, self.expected):
                     self.wrong.append(found)
             except Exception as error:
                 self.wrong.append(error)

@@ -131,7 +131,7 @@ def test_hostile_requests_over_http_harm_nobody(http_port: tuple[BackgroundServe
     note(
         "http",
         {str(status or "closed"): count for status, count in told.items()},
-        neighbours_search_times_its_usual=neighbour.slowdown,
+        **neighbour.told(),
     )
     assert not neighbour.wrong
     assert not RESULT or neighbour.slowdown <= 2

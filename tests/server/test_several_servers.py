@@ -49,6 +49,7 @@ def test_a_rolling_update_fails_no_request(repository: Path, tmp_path: Path) -> 
             "search": lambda: client.search("a dog").hits[7],
             "match": lambda: client.match(photos[0], "a dog"),
             "index": lambda: client.index(photos[0]),
+            "delete": lambda: client.delete("absent"),
         }
         answered = dict.fromkeys(calls, 0)
 

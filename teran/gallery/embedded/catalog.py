@@ -232,7 +232,7 @@ class EmbeddedCatalog(GalleryCatalog):
             if len(restored) != items:
                 restored.close()
                 raise GalleryError(f"it holds {len(restored)} items instead of {items}")
-        except (GalleryError, OSError) as error:
+        except Exception as error:  # whatever it holds, it must not keep the name
             shutil.rmtree(directory if made else temporary, ignore_errors=True)
             raise GalleryError(f"the snapshot {path} can't be restored: {error}") from error
         self._open[name] = restored

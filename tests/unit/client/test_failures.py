@@ -33,6 +33,8 @@ ANYTHING = "Stub process 'gallery_0_0' is not healthy. teran:busy: protocol is r
         (Code.INTERNAL, f"in ensemble 'search', {mark(Reason.FAILED, ANYTHING)}",
          TeranServerError, Outcome.FINAL),
         (Code.INTERNAL, f"unexpected {ANYTHING}", TeranServerError, Outcome.FINAL),
+        (Code.UNAVAILABLE, "in ensemble 'search', [request id: a1] Exceeds maximum queue size",
+         TeranOverloadedError, Outcome.REFUSED),
         (Code.INTERNAL, "in ensemble 'search', Stub process 'gallery_0_0' is not healthy.",
          TeranUnavailableError, Outcome.CRASHED),
         (Code.INTERNAL, "in ensemble 'search', [request id: a1] Stub process 'gallery_0_0' is not "
