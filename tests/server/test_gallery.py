@@ -3,8 +3,12 @@
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from teran_client import (
@@ -18,8 +22,9 @@ from teran_client import (
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.health import fetch
+from teran.supervisor.host import free_ports
 from tests.data import captions, images
-from tests.server.test_supervision import model_process
+from tests.server.test_supervision import model_process, wait_for
 
 PHOTOS = images(40, seed=7, longest=50)
 
@@ -209,9 +214,27 @@ def test_galleries_in_a_cluster(repository: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
 
 
+@contextmanager
+def empty_cluster(port: int) -> Iterator[None]:
+    """What answers Qdrant's clients that there is nothing: to all calls, with an empty message."""
+
+    class Nothing(grpc.GenericRpcHandler):
+        def service(self, _: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(lambda *_: b"")
+
+    cluster = grpc.server(ThreadPoolExecutor(4), handlers=[Nothing()])
+    cluster.add_insecure_port(f"127.0.0.1:{port}")
+    cluster.start()
+    try:
+        yield
+    finally:
+        cluster.stop(None)
+
+
 def test_an_absent_cluster_takes_nothing_else_with_it(repository: Path, tmp_path: Path) -> None:
-    """Encoders go on, searches are told why at once, and the server says so in its metrics."""
-    flags = ("--gallery-url", "http://127.0.0.1:1", "--check-interval", "0.5")
+    """Encoders go on, searches are told why at once; once it is there, it is asked again."""
+    [port] = free_ports("127.0.0.1", 1)
+    flags = ("--gallery-url", f"http://127.0.0.1:{port - 1}", "--check-interval", "0.5")
     with (
         background_server(repository, *flags, log=tmp_path / "log") as server,
         TeranClient(server.url, timeout=30) as client,
@@ -224,8 +247,12 @@ def test_an_absent_cluster_takes_nothing_else_with_it(repository: Path, tmp_path
             assert server.is_ready()
         with pytest.raises(TeranUnavailableError, match="the Qdrant cluster failed"):
             client.search("a dog", timeout=10)
-        metrics = fetch(server.health_url.replace("/health/ready", "/metrics"), 5)
-        assert "teran_galleries_unusable 1.0" in metrics
+        metrics = server.health_url.replace("/health/ready", "/metrics")
+        assert "teran_galleries_unusable 1.0" in fetch(metrics, 5)
+        with empty_cluster(port):
+            with pytest.raises(TeranInputError, match="no gallery 'default'"):
+                client.search("a dog")
+            assert wait_for(lambda: "teran_galleries_unusable 0.0" in fetch(metrics, 5))
     assert "restarting" not in (tmp_path / "log").read_text()
 
 

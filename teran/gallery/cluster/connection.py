@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import grpc
 import httpx
@@ -11,13 +12,28 @@ from qdrant_client.http.exceptions import ApiException
 
 from teran.errors import GalleryBusyError, GalleryError, GalleryUnreachableError
 
+_PORT = 6333
 _REST = 2.0
 """Seconds a cluster is left alone that did not answer."""
 
 
 def connect(url: str, api_key: str | None = None, timeout: int = 8) -> QdrantClient:
-    """A client of the cluster at `url`; ":memory:" is an empty one inside this process."""
-    return QdrantClient(location=url, api_key=api_key, prefer_grpc=True, timeout=timeout)
+    """A client of a cluster.
+
+    Args:
+        url: http(s)://host:port, where gRPC is at the port after it, as Qdrant has it of itself;
+            ":memory:" is an empty cluster inside this process.
+        api_key: what it asks for.
+        timeout: seconds for a call.
+    """
+    return QdrantClient(
+        location=url,
+        api_key=api_key,
+        prefer_grpc=True,
+        grpc_port=(urlsplit(url).port or _PORT) + 1,
+        grpc_options={"grpc.max_reconnect_backoff_ms": int(1000 * _REST)},
+        timeout=timeout,
+    )
 
 
 class Calls:
