@@ -18,7 +18,7 @@ class Cluster:
 
     _: KW_ONLY
     gallery_url: str | None = None
-    """A Qdrant cluster that holds the galleries, not the directory: http://host:6333, gRPC one above."""
+    """A Qdrant cluster that holds the galleries: http://host:6333, with gRPC one port above."""
     gallery_api_key_file: Path | None = None
     """File with the cluster's key; else it is in TERAN_GALLERY_API_KEY."""
 
