@@ -181,8 +181,8 @@ def _same(found: SearchResult, expected: SearchResult) -> bool:
     """Whether two searches found the same, in the same order and with the same scores."""
     if [hit.id for hit in found.hits] != [hit.id for hit in expected.hits]:
         return False
-    scores = [[hit.score for hit in one.hits] for one in (found, expected)]
-    return bool(np.allclose(*scores, rtol=1e-4))
+    scores, wanted = ([hit.score for hit in one.hits] for one in (found, expected))
+    return bool(np.allclose(scores, wanted, rtol=1e-4))
 
 
 class Neighbour:

@@ -106,10 +106,11 @@ def test_bytes_that_are_no_message_harm_nobody(server: BackgroundServer) -> None
         service = "/inference.GRPCInferenceService"
         try:
             if dice.random() < 0.1:
-                stream = channel.stream_stream(f"{service}/ModelStreamInfer")
+                stream = channel.stream_stream(f"{service}/ModelStreamInfer", bytes, bytes)
                 messages = [changed() for _ in range(dice.randint(0, 3))]
                 return "OK" if list(stream(iter(messages), timeout=10)) else "no answer"
-            channel.unary_unary(f"{service}/{dice.choice(METHODS)}")(changed(), timeout=10)
+            call = channel.unary_unary(f"{service}/{dice.choice(METHODS)}", bytes, bytes)
+            call(changed(), timeout=10)
         except grpc.RpcError as error:
             return error.code().name
         return "OK"

@@ -280,7 +280,7 @@ def test_a_restore_that_fails_at_the_last_leaves_nothing(
         galleries.restore(path.name, "again")
     path.write_bytes(whole)
     with monkeypatch.context() as patched:
-        patched.setattr(PersistentCompact, "load", lambda *_: {}["what no one expected"])
+        patched.setattr(PersistentCompact, "load", lambda *_: [][1])
         with pytest.raises(GalleryError, match="can't be restored"):
             galleries.restore(path.name, "again")
     assert not galleries.exists("again")
