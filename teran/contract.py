@@ -17,6 +17,9 @@ USUAL_REGIONS = 36
 """Regions of an image from bottom-up attention. The authors' evaluation pads smaller ones to it."""
 MAX_RESULTS = 1000
 """Most hits of one search."""
+QUERY_ROWS = 1024
+"""Regions or words of all queries of one search together, unless the server is told otherwise: so
+many that nobody waits for seconds behind one search of some 10,000 images."""
 MAX_RECORD_BYTES = 1 << 20
 """Longest record of an item in bytes that any server takes; most take less."""
 MAX_ID_BYTES = 1024

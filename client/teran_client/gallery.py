@@ -177,7 +177,7 @@ class AsyncGalleryVerbs:
         largest = min(info.max_images, info.max_captions)
         return cast(
             list[SearchResult],
-            await self._map("query", queries, check, send, largest, info.bulk, len),
+            await self._map("query", queries, check, send, largest, info.bulk_queries, len),
         )
 
     async def search_like(

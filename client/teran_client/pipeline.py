@@ -84,7 +84,8 @@ async def pipeline(
         in_flight: how many batches may be under way.
         length: an item's length.
         key: of items with the same one, the next is sent when the one before is done.
-        fewer: how many items like one a batch may have, where that is less than `batch_size`.
+        fewer: how many items a batch may have whose longest is given, where that is less than
+            `batch_size`.
     """
     source = items if isinstance(items, AsyncIterator) else iter(items)
     limit = asyncio.Semaphore(in_flight)
@@ -102,7 +103,7 @@ async def pipeline(
             return await send(batch)
 
     def send_all(run: list[Item]) -> None:
-        order = sorted(range(len(run)), key=lambda i: length(run[i]))
+        order = sorted(range(len(run)), key=lambda i: length(run[i]), reverse=True)
         places: dict[int, tuple[asyncio.Task[Sequence[Result]], int]] = {}
         while order:
             size = min(batch_size, fewer(run[order[0]])) if fewer else batch_size

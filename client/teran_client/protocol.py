@@ -1,7 +1,7 @@
 """Builds inference requests and reads responses: no input or output, so both clients share it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
-from teran.contract import MAX_CAPTION_BYTES, USUAL_REGIONS
+from teran.contract import MAX_CAPTION_BYTES, QUERY_ROWS, USUAL_REGIONS
 from teran.errors import TeranInputError, TeranServerError
 from teran_client.images import Floats, ImageRegions
 from teran_client.results import EncodedCaption, Hit, Match, SearchResult
@@ -73,6 +73,10 @@ class ModelInfo:
     def bulk(self, content: object) -> int:
         """Items with contents of one kind that go together when there are many."""
         return self.bulk_captions if isinstance(content, str) else self.bulk_images
+
+    def bulk_queries(self, query: str | Sized) -> int:
+        """Queries like one that go together: a sentence has no more words than letters."""
+        return min(self.bulk(query), max(1, QUERY_ROWS // max(1, len(query))))
 
 
 def infer_request(

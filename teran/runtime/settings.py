@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from teran.commandline import Positive, options
-from teran.contract import MAX_CAPTION_BYTES, MAX_RECORD_BYTES
+from teran.contract import MAX_CAPTION_BYTES, MAX_RECORD_BYTES, QUERY_ROWS
 from teran.secrets import read_key
 
 
@@ -41,7 +41,7 @@ class RequestLimits:
     """Of one caption, in UTF-8."""
     max_rows: Positive = 128
     """Regions or words of an item, or of a query to a gallery."""
-    max_query_rows: Positive = 4096
+    max_query_rows: Positive = QUERY_ROWS
     """Regions or words of all queries of a request together."""
     max_record_bytes: Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_RECORD_BYTES))] = (
         65536

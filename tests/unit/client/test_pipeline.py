@@ -7,6 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from teran_client.pipeline import pipeline
+from teran_client.protocol import ModelInfo
+
+from teran.contract import QUERY_ROWS
+from tests.data import images
 
 
 @settings(deadline=None, max_examples=60)
@@ -53,6 +57,14 @@ def test_order_batches_and_flight(
     assert sum(size == largest for size in sizes) >= len(items) // (batch_size * in_flight)
 
 
+def test_no_batch_of_queries_has_more_rows_than_a_server_takes() -> None:
+    info = ModelInfo(24, 16, 64, 64, 100, 1 << 20, bulk_images=64, bulk_captions=64)
+    for query in ("a", "a dog runs", "dog " * 200, images(1, longest=60)[0]):
+        together = info.bulk_queries(query)
+        assert 1 <= together <= 64
+        assert together == 1 or together * len(query) <= QUERY_ROWS
+
+
 def test_some_items_go_fewer_at_once() -> None:
     batches = []
 
@@ -63,12 +75,12 @@ def test_some_items_go_fewer_at_once() -> None:
     async def run() -> None:
         source = iter(["bb"] * 6 + ["a"] * 6)
         async for _ in pipeline(
-            source, send, batch_size=4, in_flight=3, length=len, fewer={"a": 2, "bb": 9}.__getitem__
+            source, send, batch_size=4, in_flight=3, length=len, fewer={"a": 9, "bb": 2}.__getitem__
         ):
             pass
 
     asyncio.run(run())
-    assert batches == [{"a"}] * 3 + [{"bb"}] * 2
+    assert batches == [{"bb"}] * 3 + [{"a"}] * 2
 
 
 def test_batches_hold_items_of_like_length() -> None:
