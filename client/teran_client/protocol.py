@@ -74,8 +74,8 @@ class ModelInfo:
         """Items with contents of one kind that go together when there are many."""
         return self.bulk_captions if isinstance(content, str) else self.bulk_images
 
-    def bulk_queries(self, query: str | Sized) -> int:
-        """Queries like one that go together: a sentence has no more words than letters."""
+    def bulk_queries(self, query: Sized) -> int:
+        """Queries that go together, the longest given: a sentence has no more words than letters."""
         return min(self.bulk(query), max(1, QUERY_ROWS // max(1, len(query))))
 
 
