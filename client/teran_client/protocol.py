@@ -75,7 +75,7 @@ class ModelInfo:
         return self.bulk_captions if isinstance(content, str) else self.bulk_images
 
     def bulk_queries(self, query: Sized) -> int:
-        """Queries that go together, the longest given: a sentence has no more words than letters."""
+        """Queries that go together, by the longest: a sentence has no more words than letters."""
         return min(self.bulk(query), max(1, QUERY_ROWS // max(1, len(query))))
 
 
