@@ -8,13 +8,16 @@ from uuid import UUID
 
 import pytest
 
-from teran.errors import GalleryError
+from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Model
+from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.compact_files import PersistentCompact
 from teran.gallery.embedded.files import room_of
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item
-from tests.unit.gallery.small import DIM, fill, found, item, opened, unit
+from teran.gallery.search.kernels import kernel
+from teran.gallery.search.pooling import Kind
+from tests.unit.gallery.small import DIM, MODEL, fill, found, item, opened, unit
 
 
 def test_damaged_cache_is_made_again(tmp_path: Path) -> None:
@@ -195,3 +198,19 @@ def test_a_gallery_that_does_not_open_lets_go_of_its_store(
     with closing(opened(tmp_path / "root")) as galleries:
         assert set(galleries.info()["unusable"]) == {"default"}
         assert closed
+
+
+def test_galleries_are_not_without_number(tmp_path: Path) -> None:
+    galleries = EmbeddedCatalog(tmp_path / "root", MODEL, kernel(), most=2)
+    for name in ("one", "two"):
+        fill(galleries, [item("a", 1)], name)
+    path = galleries.snapshot("one")
+    too_many = r"2 galleries already; .* --gallery-count"
+    with pytest.raises(TeranInputError, match=too_many):
+        galleries.get_or_create("three", Kind.IMAGES)
+    with pytest.raises(TeranInputError, match=too_many):
+        galleries.restore(path, "three")
+    fill(galleries, [item("b", 2)], "two")
+    galleries.drop("one")
+    galleries.restore(path, "three")
+    galleries.close()
