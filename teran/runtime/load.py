@@ -22,7 +22,7 @@ UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
 COUNTING = (*MODELS, "admission")
 """Those that let requests in. Each has counters of its own, without a lock."""
-_FEW = 8
+FEW = 3
 """Items that may always be ahead: how fast a model is, only work tells."""
 _OWN_ID = re.compile(r"[0-9a-f]{16}")
 _DEADLINES = 4096
@@ -145,7 +145,7 @@ class LoadFile:
         items: float = struct.unpack_from("d", self._map, _HELD + 8 * MODELS.index(model))[0]
         return items
 
-    def wait(self, model: str, few: int = _FEW) -> float:
+    def wait(self, model: str, few: int = FEW) -> float:
         """Seconds until a model would begin with what comes now; none behind a few items."""
         load = self.read(model)
         if not load.seconds:

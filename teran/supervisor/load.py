@@ -1,9 +1,9 @@
 """Measures how much work waits, from Triton's own metrics, and tells the models.
 
 What a model has been given is what was admitted for it; what has left it, Triton counts, done or
-refused. A model at full work, one with much left to do at both ends of a while, shows how fast it
-is; what it has shed took no time, so it counts that itself. What its forerunners still hold is left
-for it too, so that is the speed of the whole row up to it.
+refused. A model at full work, one that in a while did not come to the end of what was left for it
+before, shows how fast it is; what it has shed took no time, so it counts that itself. What its
+forerunners still hold is left for it too, so that is the speed of the whole row up to it.
 """
 
 import re
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp, inf
 
 from teran.runtime.admission import EXCESSIVE
-from teran.runtime.load import MODELS, Load, LoadFile
+from teran.runtime.load import FEW, MODELS, Load, LoadFile
 from teran.supervisor.health import fetch
 
 _PERIOD = 0.05
@@ -31,8 +31,6 @@ _LATELY = 20
 """Looks that together prove a model to be faster than is believed."""
 _LONGEST = 2.0
 """Seconds, beyond what an item may wait, after which it is done or will never be."""
-_FULL = 8
-"""Items left to do with which a model is at full work."""
 _LARGEST_BATCH = 64
 """Items that may be under way while the queue is empty."""
 _FEWEST = 16
@@ -172,7 +170,7 @@ class ModelLoad:
         elapsed, counted = at - (self._at or at), counts.items - before.items
         # Triton counts what is shed a moment later, or never if the process dies meanwhile.
         last, self._done = self._done, max(self._done, counts.items - shed)
-        speed, busy = self._speed, min(self._left, left) >= _FULL
+        speed, busy = self._speed, self._left >= max(FEW, counted + 1)
         if elapsed:
             done = self._done - last
             share = done / counted if counted else 0.0

@@ -41,8 +41,14 @@ def test_what_should_be_done_by_now_is_not_waited_for(path: Path) -> None:
 def test_a_few_items_may_always_be_ahead(path: Path) -> None:
     """Or a speed that was once misjudged could never be seen to be better."""
     file = LoadFile(path)
-    file.write("gallery", Load(time.monotonic(), items=8, seconds=1000))
+    file.write("gallery", Load(time.monotonic(), items=3, seconds=1000))
     assert file.wait("gallery") == 0
+
+
+def test_no_more_than_a_few_are_ahead_where_they_take_long(path: Path) -> None:
+    file = LoadFile(path)
+    file.write("gallery", Load(time.monotonic(), items=4, seconds=0.05))
+    assert file.wait("gallery") == pytest.approx(0.2, abs=0.02)
 
 
 def test_what_was_refused_is_counted_on_by_the_next_process(path: Path) -> None:

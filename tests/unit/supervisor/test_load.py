@@ -61,6 +61,17 @@ def test_the_speed_is_learnt_at_full_work_only() -> None:
     assert busy.items == pytest.approx(server.came - server.gone)
 
 
+def test_a_slow_model_shows_its_speed_with_few_items_left() -> None:
+    """For more are not let in: they would be answered too late."""
+    server = Server(0.05)
+    server.step()
+    server.step(4)
+    for _ in range(40):
+        load = server.step(1)
+    assert load.items == 3
+    assert load.seconds == pytest.approx(0.05, rel=0.1)
+
+
 def test_a_speed_that_was_misjudged_is_seen_to_be_better() -> None:
     server = Server(5.0)  # it hung for a while
     for _ in range(60):
