@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
-from teran.errors import GalleryError, TeranInputError
+from teran.errors import GalleryError
+from teran.gallery.embedded.engine import EngineDialect, engine_config, engine_errors
 from teran.gallery.embedded.files import (
     RESERVE,
     require_free,
@@ -46,23 +47,6 @@ _FLUSH_INTERVAL = 2.0
 _log = logging.getLogger(__name__)
 
 
-@contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """Turn whatever the engine raises into our error.
-
-    Its binding raises plain `Exception`, and for a panic inside it something that is none.
-
-    Raises:
-        GalleryError: the block failed.
-    """
-    try:
-        yield
-    except (GalleryError, TeranInputError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise GalleryError(f"{what}: {error}") from error
-
-
 class GalleryStore:
     """Items by id. Writes come from one thread at a time; reads from any."""
 
@@ -83,7 +67,7 @@ class GalleryStore:
                 self._shard = edge.EdgeShard.load(str(directory))
             else:
                 directory.mkdir(parents=True, exist_ok=True)
-                self._shard = edge.EdgeShard.create(str(directory), _config(embed_dim))
+                self._shard = edge.EdgeShard.create(str(directory), engine_config(embed_dim))
             with ExitStack() as opened:  # and closed again if anything fails
                 opened.callback(_close_quietly, self._shard)
                 self._redo = RedoLog(directory.with_name(_REDO), embed_dim)
@@ -308,7 +292,7 @@ class GalleryStore:
         Raises:
             TeranInputError: the filter makes no sense.
         """
-        condition = to_filter(where, _EdgeDialect())
+        condition = to_filter(where, EngineDialect())
         return [record.id for record in self._scroll(_PAGE_WITHOUT_VECTORS, filter=condition)]
 
     def _scroll(self, page: int, **options: Any) -> Iterator[Any]:
@@ -326,46 +310,3 @@ def _close_quietly(opened: edge.EdgeShard | RedoLog) -> None:
     """Close what is of no use, for a reason that is to be told rather than what closing says."""
     with suppress(Exception):
         opened.close()
-
-
-def _config(embed_dim: int) -> edge.EdgeConfig:
-    """Multivectors compared by MaxSim, as a Qdrant cluster holds them; no graph over them.
-
-    The room of what was deleted is all that `optimize` may change, where that is more than half.
-    """
-    vectors = edge.EdgeVectorParams(
-        size=embed_dim,
-        distance=edge.Distance.Dot,
-        datatype=edge.VectorStorageDatatype.Float16,
-        multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim),
-        hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
-        memory=edge.Memory.Cold,
-    )
-    optimizers = edge.EdgeOptimizersConfig(
-        deleted_threshold=0.5, indexing_threshold=0, default_segment_number=1
-    )
-    return edge.EdgeConfig(
-        vectors={VECTORS: vectors},
-        payload_memory=edge.Memory.Cold,
-        optimizers=optimizers,
-        wal_enabled=False,  # the redo log is one
-    )
-
-
-class _EdgeDialect:
-    """Filters of the embedded engine."""
-
-    def all_of(self, conditions: list[Any]) -> Any:
-        return edge.Filter(must=conditions)
-
-    def any_of(self, conditions: list[Any]) -> Any:
-        return edge.Filter(should=conditions)
-
-    def equals(self, path: str, value: str | int) -> Any:
-        return edge.FieldCondition(key=path, match=edge.MatchValue(value))
-
-    def one_of(self, path: str, values: list[Any]) -> Any:
-        return edge.FieldCondition(key=path, match=edge.MatchAny(values))
-
-    def within(self, path: str, bounds: dict[str, float | None]) -> Any:
-        return edge.FieldCondition(key=path, range=edge.RangeFloat(**bounds))
