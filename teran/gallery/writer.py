@@ -9,13 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from teran.errors import GalleryBusyError, TeranInputError
+from teran.errors import GalleryBusyError, TeranInputError, TeranOverloadedError
 from teran.gallery.item import Item
 
 _LARGEST_COMMIT = 256
 """Items written together."""
 _MOST_WAITING = 1024
 """Items that may wait to be written, with all their rows; other jobs count as one."""
+_SOON = 0.2
+"""Seconds after which some of them are done."""
 _IDLE = 0.5
 """Seconds without writes after which there is time to look after the galleries."""
 _NUMBER_BITS = 53
@@ -68,7 +70,8 @@ class Writer:
         """Write with whatever else is waiting; the result is the number of items deleted.
 
         Raises:
-            GalleryBusyError: a snapshot is being written or restored, or too much is waiting.
+            GalleryBusyError: a snapshot is being written or restored.
+            TeranOverloadedError: too much is waiting.
         """
         size = len(upserts) + len(deletes)
         return self._submit(_Job(Future(), gallery, upserts, deletes, size=size))
@@ -77,7 +80,8 @@ class Writer:
         """Run something between two writes, that stands for so many items.
 
         Raises:
-            GalleryBusyError: a snapshot is being written or restored, or too much is waiting.
+            GalleryBusyError: a snapshot is being written or restored.
+            TeranOverloadedError: too much is waiting.
         """
         return self._submit(_Job(Future(), action=action, size=size))
 
@@ -88,7 +92,8 @@ class Writer:
         has, nor had in a process before: who waits for it may not get what is another's.
 
         Raises:
-            GalleryBusyError: something is running already, or too much is waiting.
+            GalleryBusyError: something is running already.
+            TeranOverloadedError: too much is waiting.
         """
         self._require_room()
         self._number = number = random.SystemRandom().getrandbits(_NUMBER_BITS)
@@ -125,7 +130,7 @@ class Writer:
         if not self._is_quiet:
             raise GalleryBusyError("a snapshot is being written or restored; try again soon")
         if self._waiting > _MOST_WAITING:
-            raise GalleryBusyError("too many writes are waiting; try again soon")
+            raise TeranOverloadedError("too many writes are waiting", _SOON)
 
     def _submit(self, job: _Job) -> "Future[Any]":
         self._require_room()

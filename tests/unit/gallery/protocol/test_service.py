@@ -12,13 +12,7 @@ import numpy as np
 import pytest
 
 from teran.contract import pack_texts
-from teran.errors import (
-    GalleryBusyError,
-    GalleryUnreachableError,
-    TeranError,
-    TeranInputError,
-    TeranOverloadedError,
-)
+from teran.errors import GalleryUnreachableError, TeranError, TeranInputError, TeranOverloadedError
 from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.gallery import EmbeddedGallery
 from teran.gallery.item import Item
@@ -200,7 +194,7 @@ def test_writes_that_wait_are_bounded(
     record = pack_texts([json.dumps({"id": "a"}).encode()])
     embeddings = search()[1]["embeddings"]
     try:
-        with pytest.raises(GalleryBusyError, match="too many writes are waiting"):
+        with pytest.raises(TeranOverloadedError, match="too many writes are waiting"):
             galleries.writer.write(gallery, [item("a", 1)])
         answers = asked(
             GalleryService(galleries, DIM),
@@ -209,7 +203,7 @@ def test_writes_that_wait_are_bounded(
             ({"operation": "drop", "gallery": "none"}, {}),
             ({"operation": "snapshot"}, {}),
         )
-        assert [type(one) for one in answers] == [GalleryBusyError] * 4
+        assert [type(one) for one in answers] == [TeranOverloadedError] * 4
     finally:
         hold.set()
     for one in waiting:
