@@ -4,7 +4,9 @@ Items of equal row counts lie together in a chunk. Nothing here knows of files: 
 for the next start is `teran.gallery.embedded.compact_files`.
 """
 
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -21,8 +23,23 @@ Place = tuple["Chunk", int]
 _CHUNK_BYTES = 1 << 28
 LARGEST_CHUNK = 1 << 14
 """Slots."""
+_SMALL_PAGES = 32 << 20
+"""Bytes of an array after which it may take huge pages, which are faster to scan."""
 _PART = 1 << 22
 """Values of the rows whose bounds are made at once."""
+
+
+def reserve(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array that takes memory as it is written to, and gives all of it back when it goes.
+
+    `np.empty` would take what the C library has at hand, or huge pages for a few items.
+    """
+    length = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    pages = mmap.mmap(-1, max(1, length), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if length > _SMALL_PAGES:
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE, _SMALL_PAGES)
+    return np.frombuffer(pages, np.uint8, length).view(dtype).reshape(shape)
 
 
 def prepare(rows: npt.NDArray[np.float16], basis: Basis | None) -> Arrays:
@@ -88,8 +105,7 @@ class Chunk:
 
     def array(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         if name not in self.arrays:
-            # Memory is taken as it is written to.
-            self.arrays[name] = np.empty((self.capacity, *shape), dtype)
+            self.arrays[name] = reserve((self.capacity, *shape), dtype)
         return self.arrays[name]
 
     def rows(self) -> Rows:
@@ -141,7 +157,7 @@ class NewBounds:
         arrays = self.chunks[chunk.number]
         for name, value in values.items():
             if name not in arrays:
-                arrays[name] = np.empty((chunk.capacity, *value.shape[1:]), value.dtype)
+                arrays[name] = reserve((chunk.capacity, *value.shape[1:]), value.dtype)
             arrays[name][slots] = value
 
 
