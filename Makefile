@@ -29,7 +29,8 @@ train-demo: $(READY) ## Train the demo's model again, on the CPU
 	$(BIN)/python -m examples.scenes.train
 
 test: $(READY) ## Run all tests, on a real Triton server
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
+	$(BIN)/python -m pytest --ignore tests/unit
 
 check: $(READY) ## Lint, formatting, strict types, and who may import whom
 	$(BIN)/ruff check .
