@@ -74,6 +74,11 @@ class Speed:
         self.items = 0.0
         """A second; 0 where nothing is known yet."""
         self._busy = self._done = self._requests = 0.0
+        self._unbroken = 0.0
+        """Seconds of full work without a pause, until now."""
+        self._pending: list[tuple[float, float, float]] = []
+        """What was done in them, while they are few: a batch counts at its end, so part of its time
+        tells nothing."""
         self._lately: deque[tuple[float, float]] = deque(maxlen=_LATELY)
 
     @property
@@ -81,27 +86,41 @@ class Speed:
         """A second."""
         return self.items * self._requests / self._done if self._done else 0.0
 
-    def learn(self, elapsed: float, items: float, requests: float, *, busy: bool) -> None:
+    def learn(
+        self, elapsed: float, items: float, requests: float, *, busy: bool, goes_on: bool
+    ) -> None:
         """Take in what was done between two looks.
 
         Args:
             elapsed: seconds between them.
             items: that were done.
             requests: that were done.
-            busy: whether there was always something to do.
+            busy: whether there was enough to do when they began.
+            goes_on: whether some of that is still left, so that there always was something.
         """
         if busy:
-            kept = exp(-elapsed / _MEMORY)
-            self._busy = kept * self._busy + elapsed
-            self._done = kept * self._done + items
-            self._requests = kept * self._requests + requests
-            self.items *= exp(-elapsed / _PATIENCE)
-            if self._busy > _LEAST:
-                self.items = max(self.items, self._done / self._busy)
+            self._unbroken += elapsed
+            self._pending.append((elapsed, items, requests))
+            if self._unbroken > _LEAST:
+                for one in self._pending:
+                    self._take(*one)
+                self._pending.clear()
+        if not (busy and goes_on):
+            self._unbroken = 0.0
+            self._pending.clear()
         self._lately.append((elapsed, items))
         if self.items and len(self._lately) == _LATELY:  # which it may beat without a queue
             total, finished = (sum(column) for column in zip(*self._lately, strict=True))
             self.items = max(self.items, finished / total)
+
+    def _take(self, elapsed: float, items: float, requests: float) -> None:
+        kept = exp(-elapsed / _MEMORY)
+        self._busy = kept * self._busy + elapsed
+        self._done = kept * self._done + items
+        self._requests = kept * self._requests + requests
+        self.items *= exp(-elapsed / _PATIENCE)
+        if self._busy > _LEAST:
+            self.items = max(self.items, self._done / self._busy)
 
 
 class ModelLoad:
@@ -170,11 +189,13 @@ class ModelLoad:
         elapsed, counted = at - (self._at or at), counts.items - before.items
         # Triton counts what is shed a moment later, or never if the process dies meanwhile.
         last, self._done = self._done, max(self._done, counts.items - shed)
-        speed, busy = self._speed, self._left >= max(FEW, counted + 1)
+        speed = self._speed
         if elapsed:
             done = self._done - last
             share = done / counted if counted else 0.0
-            speed.learn(elapsed, done, share * (counts.requests - before.requests), busy=busy)
+            requests = share * (counts.requests - before.requests)
+            busy, goes_on = self._left >= FEW, self._left > counted
+            speed.learn(elapsed, done, requests, busy=busy, goes_on=goes_on)
         seconds = 1 / speed.items if speed.items else 0.0
         self._difference, self._admitted = balance - left, admitted
         kept = exp(-elapsed / _MEMORY)

@@ -72,6 +72,23 @@ def test_a_slow_model_shows_its_speed_with_few_items_left() -> None:
     assert load.seconds == pytest.approx(0.05, rel=0.1)
 
 
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("known", [False, True])
+def test_bursts_make_no_model_slow(size: int, known: bool) -> None:
+    """A batch counts at its end: until then nothing is seen of it."""
+    server = Server(0.008)
+    for _ in range(40 * known):
+        server.step(20)
+    done = server.gone = server.came
+    for _ in range(400):
+        for came, went in ((size, 0), (0, 1), (0, size - 1), *[(0, 0)] * 7):
+            server.admitted += came
+            server.now, done = server.now + STEP, done + went
+            counts = Counts(0, done, done)
+            load = server.load.look(counts, server.admitted, server.now, 0.07, quiet=True)
+    assert load.seconds < 0.02
+
+
 def test_a_speed_that_was_misjudged_is_seen_to_be_better() -> None:
     server = Server(5.0)  # it hung for a while
     for _ in range(60):
