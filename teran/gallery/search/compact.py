@@ -33,11 +33,18 @@ def reserve(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array that takes memory as it is written to, and gives all of it back when it goes.
 
     `np.empty` would take what the C library has at hand, or huge pages for a few items.
+
+    Raises:
+        MemoryError: there is none.
     """
     length = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    pages = mmap.mmap(-1, max(1, length), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if length > _SMALL_PAGES:
-        with suppress(OSError):  # a kernel without them
+    try:
+        pages = mmap.mmap(-1, max(1, length), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory for {length} bytes") from error
+    with suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE, 0, min(length, _SMALL_PAGES))
+        if length > _SMALL_PAGES:
             pages.madvise(mmap.MADV_HUGEPAGE, _SMALL_PAGES)
     return np.frombuffer(pages, np.uint8, length).view(dtype).reshape(shape)
 
@@ -97,6 +104,15 @@ class Chunk:
         """Take a slot back."""
         self.points[slot], self.present[slot] = None, False
         self.free.append(slot)
+
+    def reserve(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep room for items with such values.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        for name, value in values.items():
+            self.array(name, value.dtype, value.shape)
 
     def put(self, slot: int, values: Mapping[str, npt.NDArray[Any]]) -> None:
         """Fill a slot."""
@@ -184,11 +200,12 @@ class Compact:
         if chunk is None:
             capacity = max(64, min(LARGEST_CHUNK, _CHUNK_BYTES // (length * self.dim * 2)))
             chunk = Chunk(len(self.chunks), length, capacity)
+            chunk.reserve(arrays)  # or fail before anything is changed
             self.chunks.append(chunk)
         slot = chunk.free.pop() if chunk.free else chunk.add_slot()
         self.generation += 1
-        chunk.occupy(slot, point, version, self.generation)
         chunk.put(slot, arrays)
+        chunk.occupy(slot, point, version, self.generation)
         self.places[point] = chunk, slot
         return chunk, slot
 
