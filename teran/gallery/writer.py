@@ -16,8 +16,8 @@ _LARGEST_COMMIT = 256
 """Items written together."""
 _MOST_WAITING = 1024
 """Items that may wait to be written, with all their rows; other jobs count as one."""
-_SOON = 0.2
-"""Seconds after which some of them are done."""
+_SOON = 1.0
+"""Seconds after which there is room for more: until then images would be encoded in vain."""
 _IDLE = 0.5
 """Seconds without writes after which there is time to look after the galleries."""
 _NUMBER_BITS = 53
