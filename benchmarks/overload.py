@@ -155,8 +155,10 @@ class Caller:
 
 def stolen_since(before: Any) -> float:
     """Share of the processors' time, since they were at `before`, that other guests had."""
-    spent = [now - then for now, then in zip(psutil.cpu_times(), before, strict=True)]
-    return float(spent[before._fields.index("steal")] / max(sum(spent), 1e-9))
+    now = psutil.cpu_times()
+    spent = {name: getattr(now, name) - getattr(before, name) for name in before._fields}
+    of_guests = spent["guest"] + spent["guest_nice"]  # which counts as the user's too
+    return float(spent["steal"] / max(sum(spent.values()) - of_guests, 1e-9))
 
 
 def memory(server: BackgroundServer) -> float:
@@ -212,6 +214,7 @@ async def measure(
         "saturation": round(saturation, 1),
         "rising": rates_before,
         "rising_after": rates_after,
+        "peaks": peaks,
         "peak_goodput": round(mean(peaks), 1),
         "overload": overload,
         "goodput_of_peak": round(overload["goodput"] / mean(peaks), 3),

@@ -25,7 +25,14 @@ import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
-from teran_client import Entry, ImageRegions, TeranClient, TeranError, TeranInputError
+from teran_client import (
+    Entry,
+    ImageRegions,
+    TeranClient,
+    TeranError,
+    TeranInputError,
+    TeranOverloadedError,
+)
 
 from benchmarks import machine
 from benchmarks.overload import read_captions
@@ -244,6 +251,8 @@ def soak(
                 try:
                     do(client)
                     result.done[name] += 1
+                except TeranOverloadedError:
+                    over.wait(1)
                 except TeranError as error:
                     if "already" not in str(error) and "try again soon" not in str(error):
                         result.errors.append(f"{name}: {error}")
