@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from teran_export import ExportOptions, export
 
 from teran.model import TeranConfig, TeranModel, TextConfig
@@ -47,8 +48,13 @@ def tiny_vocabulary() -> dict[str, int]:
 
 
 def pytest_configure() -> None:
-    """Have Ctrl-C reach what tests start, also where they run in the background of a script."""
+    """Have Ctrl-C reach what tests start, also where they run in the background of a script.
+
+    Nor does an example fail for its time: a host may be slow.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("any time", deadline=None)
+    settings.load_profile("any time")
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_hostile_requests_harm_nobody(server: BackgroundServer) -> None:
     told: dict[str, int] = {}
 
     @settings(
-        max_examples=REQUESTS, deadline=None, database=None,
+        max_examples=REQUESTS, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(requests())

@@ -102,7 +102,7 @@ def test_hostile_requests_over_http_harm_nobody(http_port: tuple[BackgroundServe
     told: Counter[int] = Counter()
 
     @settings(
-        max_examples=REQUESTS // 3, deadline=None, database=None,
+        max_examples=REQUESTS // 3, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(posts())

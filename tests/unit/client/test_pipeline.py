@@ -13,7 +13,7 @@ from teran.contract import QUERY_ROWS
 from tests.data import images
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     items=st.lists(st.integers(1, 50), max_size=60),
     batch_size=st.integers(1, 7),
@@ -99,7 +99,7 @@ def test_batches_hold_items_of_like_length() -> None:
     assert sorted(batches) == [[1, 2, 3], [7, 8, 9]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     keys=st.lists(st.integers(0, 5), max_size=40),
     batch_size=st.integers(1, 5),

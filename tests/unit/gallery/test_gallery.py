@@ -137,9 +137,7 @@ class DeviceMachine(GalleryMachine):
         return found(self.galleries, query, exact=False, **where)
 
 
-_SETTINGS = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[*HealthCheck]
-)
+_SETTINGS = settings(max_examples=15, stateful_step_count=20, suppress_health_check=[*HealthCheck])
 TestGalleryMachine = GalleryMachine.TestCase
 TestGalleryMachine.settings = _SETTINGS
 TestDeviceMachine = DeviceMachine.TestCase

@@ -64,7 +64,7 @@ def plain_score(regions: torch.Tensor, words: torch.Tensor, mode: Pooling) -> fl
 
 
 @pytest.mark.parametrize("mode", list(Pooling))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), longest=st.sampled_from([3, 36, 40]))
 def test_equals_plain_loop(mode: Pooling, seed: int, longest: int) -> None:
     images, captions = sets(2, longest, 6, seed), sets(3, 9, 6, seed + 1)
@@ -77,7 +77,7 @@ def test_equals_plain_loop(mode: Pooling, seed: int, longest: int) -> None:
 
 
 @pytest.mark.parametrize("mode", list(Pooling))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), extra=st.integers(1, 30))
 def test_score_does_not_depend_on_batch_or_padding(mode: Pooling, seed: int, extra: int) -> None:
     images, captions = sets(3, 40, 5, seed), sets(3, 12, 5, seed + 1)

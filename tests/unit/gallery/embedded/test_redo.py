@@ -14,6 +14,7 @@ from teran.gallery.embedded import store as store_module
 from teran.gallery.embedded.redo import Change, Deletion, RedoLog
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item, point_of
+from tests.unit.gallery.small import descriptors
 
 DIM = 8
 
@@ -65,7 +66,7 @@ def written(path: Path) -> list[int]:
     return sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(part=st.floats(0, 1), garbled=st.booleans())
 def test_it_is_read_as_far_as_it_is_whole(
     tmp_path_factory: pytest.TempPathFactory, part: float, garbled: bool
@@ -208,12 +209,6 @@ def test_a_write_that_can_t_be_logged_is_not_done(
     store = GalleryStore(tmp_path / "store", DIM)
     assert there(store) == {"a": 1}
     store.close()
-
-
-def descriptors(path: Path) -> int:
-    """Files under a path that this process holds open."""
-    links = list(Path("/proc/self/fd").iterdir())
-    return sum(link.is_symlink() and str(path) in str(link.readlink()) for link in links)
 
 
 def test_it_is_done_again_only_where_the_disk_has_room(

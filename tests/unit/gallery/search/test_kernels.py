@@ -59,7 +59,7 @@ def parts() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.name)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(RowType),
     sides=st.sampled_from([Sides.BEST_ROW, Sides.BEST_LANE, Sides.BEST_ROW | Sides.BEST_LANE]),

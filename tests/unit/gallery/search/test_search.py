@@ -74,7 +74,7 @@ def test_best_items_are_the_models(name: str, kind: Kind, pruned: bool) -> None:
         assert found.exact
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     rank=st.integers(2, 60),
