@@ -1,7 +1,7 @@
 """TensorRT: plans for the GPU they are built on, served by Triton's own `tensorrt` backend.
 
 Graphs in fp32, fp16 and bf16 are exported from a model in that precision; int8 and fp8 are put into
-them by ONNX Runtime's quantizer. Not run yet on a machine with TensorRT: what can be told without
+those in fp16. Not run yet on a machine with TensorRT: what can be told without
 it is checked by the tests, and those marked `tensorrt` do the rest where it is installed.
 """
 
