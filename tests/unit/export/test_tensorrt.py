@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from teran_export import ExportOptions, export
 from teran_export.engines import ENGINES
 from teran_export.engines.base import Source
@@ -23,6 +23,7 @@ from teran_export.graphs import (
     GRAPHS,
     TEXTUAL_ENCODER,
     VISUAL_ENCODER,
+    Arrays,
     Graph,
     random_inputs,
 )
@@ -32,6 +33,7 @@ from teran_export.options import BuildOptions, Limits
 from teran_export.tensorrt.builder import build_plan
 from teran_export.tensorrt.operators import check_graph, support
 from teran_export.tensorrt.profiles import Range, profiles
+from teran_export.tensorrt.quantize import quantize
 from tritonclient.grpc import model_config_pb2 as pb
 
 from teran.errors import ExportError
@@ -42,6 +44,10 @@ from tests.fakes.tensorrt import FakeTensorRt
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
+try:
+    import tensorrt_rtx_bindings as rtx
+except ImportError:
+    rtx = None
 has_tensorrt = importlib.util.find_spec("tensorrt") is not None and torch.cuda.is_available()
 
 
@@ -68,7 +74,10 @@ def reference(graph: Graph, model: TeranModel, inputs: dict[str, np.ndarray]) ->
 def test_tensorrt_can_take_every_graph(
     graph: Graph, precision: str, tiny_model: TeranModel, tmp_path: Path
 ) -> None:
-    """Operators, types, strong typing and inferable shapes; and the types are the asked ones."""
+    """Operators, types, strong typing and inferable shapes; and the types are the asked ones.
+
+    NVIDIA's own builder takes it, too, where TensorRT-RTX is.
+    """
     if graph is ALIGNMENT and precision in ("int8", "fp8"):
         pytest.skip("the alignment decides the ranking: it is built in fp32 only")
     (tmp_path / "typed").mkdir()
@@ -91,6 +100,11 @@ def test_tensorrt_can_take_every_graph(
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
     quantized = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
     assert (quantized > 0) == (precision in ("int8", "fp8"))
+    if rtx is not None:
+        chosen = TensorRtEngine().profiles(source)
+        plan = tmp_path / "model.plan"
+        build_plan(rtx, path, plan, chosen, BuildOptions(), source.timing_cache)
+        assert plan.stat().st_size > path.stat().st_size / 8
 
 
 @pytest.mark.parametrize(
@@ -110,6 +124,43 @@ def test_graphs_give_the_models_embeddings(
     cosine = (result * expected).sum(-1)[mask] / np.linalg.norm(result, axis=-1)[mask]
     assert cosine.mean() > least
     assert not result[~mask].any()
+
+
+@pytest.mark.parametrize(("precision", "end"), [("int8", 127), ("fp8", 448)])
+def test_scales_follow_the_largest_values(precision: str, end: float, tmp_path: Path) -> None:
+    """Of samples of any shapes; of the weights those of a channel in int8, and all in fp8."""
+    weight = np.array([[1, -2], [0.5, 0.25], [0, 0]], np.float16)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "linear")
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["n", size])
+        for name, size in (("x", 3), ("y", 2))
+    ]
+    graph = helper.make_graph(
+        [node], "g", values[:1], values[1:], [numpy_helper.from_array(weight, "w")]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10),
+        tmp_path / "float.onnx",
+    )
+    few = np.full((1, 3), -9, np.float16)
+    seen: list[Arrays] = [{"x": np.full((4, 3), 3, np.float16)}, {"x": few}]
+    quantize(tmp_path / "float.onnx", tmp_path / "few.onnx", precision, seen)
+    made = onnx.load(tmp_path / "few.onnx")
+    scales = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in made.graph.initializer
+        if tensor.name.endswith(".scale")
+    }
+    assert scales["x.scale"] == pytest.approx(9 / end, rel=1e-3)
+    largest = [1, 2] if precision == "int8" else 2
+    assert scales["w.scale"] == pytest.approx(np.divide(largest, end), rel=1e-3)
+    session = onnxruntime.InferenceSession(
+        tmp_path / "few.onnx", providers=["CPUExecutionProvider"]
+    )
+    result = session.run(None, seen[1])[0]
+    assert result == pytest.approx(few @ weight, rel=0.05)
+    with pytest.raises(ExportError, match="no samples"):
+        quantize(tmp_path / "float.onnx", tmp_path / "few.onnx", precision, [])
 
 
 @pytest.mark.parametrize(("largest", "least"), [(33.0, 0.999), (1000.0, MIN_COSINE)])

@@ -1,0 +1,106 @@
+"""The builder of plans on NVIDIA's own: TensorRT-RTX builds without a GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import NodeProto, TensorProto, helper
+from teran_export.options import BuildOptions
+from teran_export.tensorrt.builder import Built, build_plan
+from teran_export.tensorrt.profiles import Range
+
+from teran.errors import ExportError
+
+trt: Any = pytest.importorskip("tensorrt_rtx_bindings")
+RANGE = Range((1, 4), (2, 4), (8, 4))
+
+
+def built(
+    work: Path, *nodes: NodeProto, ranges: Range = RANGE, result: int = TensorProto.FLOAT
+) -> tuple[Built, list[str]]:
+    """Build a plan of x, of n rows of four numbers; and what was reported."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("y", result, None)
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    opset = helper.make_opsetid("", 21)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), work / "part.onnx")
+    told: list[str] = []
+    plan, cache = work / "model.plan", work / "timing.cache"
+    made = build_plan(
+        trt, work / "part.onnx", plan, [{"x": ranges}], BuildOptions(), cache, told.append
+    )
+    return made, told
+
+
+RELU = helper.make_node("Relu", ["x"], ["y"], "relu")
+
+
+def test_a_plan_is_built(tmp_path: Path) -> None:
+    made, told = built(tmp_path, RELU)
+    assert made.plan_bytes == (tmp_path / "model.plan").stat().st_size > 1000
+    assert made.peak_host_bytes > 0
+    assert "  part: Building engine" in told
+    assert (tmp_path / "timing.cache").is_file()
+
+
+@pytest.mark.parametrize("cache", [b"nonsense" * 100, b""])
+def test_a_foreign_timing_cache_is_replaced(cache: bytes, tmp_path: Path) -> None:
+    (tmp_path / "timing.cache").write_bytes(cache)
+    built(tmp_path, RELU)
+    own = (tmp_path / "timing.cache").read_bytes()
+    assert own
+    assert cache not in own or not cache
+    built(tmp_path, RELU)
+    assert (tmp_path / "timing.cache").read_bytes() == own
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([helper.make_node("Det", ["x"], ["y"], "head/Det")], "can't parse part.onnx: head/Det"),
+        (
+            [helper.make_node("Foo", ["x"], ["y"], "foo", domain="com.microsoft")],
+            "can't parse part.onnx: foo: .*Plugin not found",
+        ),
+        (
+            [
+                helper.make_node("Cast", ["x"], ["h"], "cast", to=TensorProto.FLOAT16),
+                helper.make_node("Add", ["x", "h"], ["y"], "add"),
+            ],
+            "can't parse part.onnx: add: .*must have same input types",
+        ),
+    ],
+)
+def test_what_the_parser_can_not_take_is_named(
+    nodes: list[NodeProto], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=f"(?s){reason}"):
+        built(tmp_path, *nodes)
+    assert not (tmp_path / "model.plan").exists()
+    assert not (tmp_path / "timing.cache").exists()
+
+
+def test_operators_whose_shapes_depend_on_values_are_refused(tmp_path: Path) -> None:
+    nonzero = helper.make_node("NonZero", ["x"], ["y"], "nonzero")
+    with pytest.raises(ExportError, match="nonzero"):
+        built(tmp_path, nonzero, result=TensorProto.INT64)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "reason"),
+    [
+        (Range((4, 4), (2, 4), (8, 4)), "refuses a profile of part.onnx"),
+        (Range((1, 5), (2, 5), (8, 5)), "can't build part.onnx: .*profile has .*tensor has 4"),
+        (
+            Range((1, 4, 1), (2, 4, 1), (8, 4, 1)),
+            "can't build part.onnx: .*x has 2 dimensions but profile 0 has 3",
+        ),
+    ],
+)
+def test_profiles_that_contradict_the_graph_are_refused(
+    ranges: Range, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=f"(?s){reason}"):
+        built(tmp_path, RELU, ranges=ranges)
+    assert not (tmp_path / "model.plan").exists()
