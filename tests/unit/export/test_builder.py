@@ -44,13 +44,12 @@ def test_a_plan_is_built(tmp_path: Path) -> None:
     assert (tmp_path / "timing.cache").is_file()
 
 
-@pytest.mark.parametrize("cache", [b"nonsense" * 100, b""])
-def test_a_foreign_timing_cache_is_replaced(cache: bytes, tmp_path: Path) -> None:
-    (tmp_path / "timing.cache").write_bytes(cache)
+def test_a_foreign_timing_cache_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "timing.cache").write_bytes(b"nonsense" * 100)
     built(tmp_path, RELU)
     own = (tmp_path / "timing.cache").read_bytes()
     assert own
-    assert cache not in own or not cache
+    assert b"nonsense" not in own
     built(tmp_path, RELU)
     assert (tmp_path / "timing.cache").read_bytes() == own
 
