@@ -264,6 +264,8 @@ def soak(
             image = picture(np.random.default_rng(0), dim, regions)
             for count in range(1, 9):
                 client.encode_images([image] * count)
+            for caption in captions[:10]:
+                client.match(image, caption)
         doing = {k: v for k, v in works(captions, dim).items() if k not in without}
         doing["writes"](client)
         client.index(

@@ -77,8 +77,8 @@ class Speed:
         self._unbroken = 0.0
         """Seconds of full work without a pause, until now."""
         self._pending: list[tuple[float, float, float]] = []
-        """What was done in them, while they are few: a batch counts at its end, so part of its time
-        tells nothing."""
+        """What was done in them, while they are few, and since anything was: a batch counts at its
+        end, so part of its time tells nothing, and a process that died has no end."""
         self._lately: deque[tuple[float, float]] = deque(maxlen=_LATELY)
 
     @property
@@ -101,7 +101,7 @@ class Speed:
         if busy:
             self._unbroken += elapsed
             self._pending.append((elapsed, items, requests))
-            if self._unbroken > _LEAST:
+            if items and self._unbroken > _LEAST:
                 for one in self._pending:
                     self._take(*one)
                 self._pending.clear()

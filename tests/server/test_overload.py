@@ -16,7 +16,13 @@ from statistics import median
 import grpc
 import psutil
 import pytest
-from teran_client import AsyncTeranClient, Entry, TeranClient, TeranOverloadedError
+from teran_client import (
+    AsyncTeranClient,
+    Entry,
+    TeranClient,
+    TeranOverloadedError,
+    TeranTimeoutError,
+)
 from teran_client.protocol import image_inputs
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
@@ -171,6 +177,8 @@ def test_a_model_that_dies_in_a_flood_comes_back(server: BackgroundServer) -> No
     with slowed(server, "visual_encoder", stopped=0.09):
         asyncio.run(run())
     assert len(flood.refused) > 50
+    # What waited for the process that died fails soon, and is sent again while there is time.
+    assert not flood.errors
     with TeranClient(server.url, timeout=30) as client:
         assert len(client.encode_images(images(1, longest=36))) == 1
     assert server.process.poll() is None
@@ -198,9 +206,15 @@ def test_what_is_let_in_and_goes_elsewhere_holds_up_nobody(server: BackgroundSer
         async with AsyncTeranClient(server.url) as client:
             await flood.run(client, "images", rate=20, seconds=8)
 
+    async def show_speed() -> None:
+        async with AsyncTeranClient(server.url) as client:
+            await Flood().run(client, "images", rate=300, seconds=2)
+
+    with slowed(server, "visual_encoder"):
+        asyncio.run(show_speed())
     thread.start()
     try:
-        with slowed(server, "visual_encoder", stopped=0.02):  # so that its speed is no secret
+        with slowed(server, "visual_encoder", stopped=0.02):
             asyncio.run(encode())
     finally:
         over.set()

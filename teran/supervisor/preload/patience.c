@@ -1,10 +1,14 @@
-/* Has Triton wait for a model's process for as long as that lives. Preloaded into tritonserver.
+/* Has Triton wait for a model's process for as long as that lives, and no longer. Preloaded into
+ * tritonserver.
  *
  * Its Python backend gives an execution up when the process has not stirred for a second, as after a
  * pause of the virtual machine, a step of the clock, or on a host that swaps. But the process goes
  * on, and what it answers then is taken for the answer to the next execution, out of memory that has
  * been given back: callers get empty answers, or those of others, and the server crashes. So where
  * that library's wait for a second ends, it begins again if the process is there.
+ *
+ * For a process that has died it waits that second too, with every batch that was left for it, so
+ * that a long queue takes a minute to go. So a wait is looked at soon after it began as well.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -72,30 +76,58 @@ static bool is_alive(const char *region)
     return found;
 }
 
-static bool wait_again(const void *address, void *caller, struct timespec *deadline)
+static struct timespec after(long milliseconds)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    time.tv_sec += milliseconds / 1000;
+    time.tv_nsec += milliseconds % 1000 * 1000000;
+    if (time.tv_nsec >= 1000000000) {
+        time.tv_sec += 1;
+        time.tv_nsec -= 1000000000;
+    }
+    return time;
+}
+
+static bool is_before(const struct timespec *one, const struct timespec *other)
+{
+    return one->tv_sec != other->tv_sec ? one->tv_sec < other->tv_sec
+                                        : one->tv_nsec < other->tv_nsec;
+}
+
+/* Until when to wait at first. */
+static struct timespec begin(const struct timespec *deadline)
+{
+    struct timespec soon = after(50);
+    return is_before(&soon, deadline) ? soon : *deadline;
+}
+
+/* Whether a wait that has ended at a time goes on, and until when. */
+static bool go_on(const void *address, void *caller, const struct timespec *deadline,
+                  struct timespec *until)
 {
     char region[256];
-    if (!is_backend(caller) || !find_region(address, region) || !is_alive(region)) {
-        return false;
+    if (is_backend(caller) && find_region(address, region)) {
+        *until = after(1000);
+        return is_alive(region);
     }
-    clock_gettime(CLOCK_REALTIME, deadline);
-    deadline->tv_sec += 1;
-    return true;
+    bool early = is_before(until, deadline);
+    *until = *deadline;
+    return early;
 }
 
 int sem_timedwait(sem_t *semaphore, const struct timespec *deadline)
 {
     int (*wait)(sem_t *, const struct timespec *) = dlsym(RTLD_NEXT, "sem_timedwait");
-    struct timespec later;
-    while (wait(semaphore, deadline)) {
+    struct timespec until = begin(deadline);
+    while (wait(semaphore, &until)) {
         if (errno != ETIMEDOUT) {
             return -1;
         }
-        if (!wait_again(semaphore, __builtin_return_address(0), &later)) {
+        if (!go_on(semaphore, __builtin_return_address(0), deadline, &until)) {
             errno = ETIMEDOUT;
             return -1;
         }
-        deadline = &later;
     }
     return 0;
 }
@@ -104,11 +136,10 @@ int pthread_mutex_timedlock(pthread_mutex_t *mutex, const struct timespec *deadl
 {
     int (*lock)(pthread_mutex_t *, const struct timespec *) =
         dlsym(RTLD_NEXT, "pthread_mutex_timedlock");
-    struct timespec later;
+    struct timespec until = begin(deadline);
     int error;
-    while ((error = lock(mutex, deadline)) == ETIMEDOUT
-           && wait_again(mutex, __builtin_return_address(0), &later)) {
-        deadline = &later;
+    while ((error = lock(mutex, &until)) == ETIMEDOUT
+           && go_on(mutex, __builtin_return_address(0), deadline, &until)) {
     }
     return error;
 }

@@ -101,6 +101,20 @@ def test_a_speed_that_was_misjudged_is_seen_to_be_better() -> None:
     assert fast.seconds < 0.02
 
 
+def test_a_model_that_was_dead_for_a_while_is_as_fast_as_before() -> None:
+    server = Server(0.005)
+    for _ in range(40):
+        server.step(20)
+    alive = server.step(20)
+    server.seconds = float("inf")
+    for _ in range(600):
+        server.step()
+    server.gone = server.came = 0  # Triton counts a process anew
+    server.seconds = 0.005
+    assert server.step().seconds == pytest.approx(alive.seconds)
+    assert server.step(20).seconds == pytest.approx(alive.seconds)
+
+
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 10)), max_size=40))
 def test_what_fails_or_comes_past_the_door_is_forgotten(steps: list[tuple[int, int, int]]) -> None:
     server = Server(0.005)
