@@ -155,7 +155,8 @@ def test_what_would_wait_too_long_is_refused_at_once(
     assert len(flood.times) > 50
     if (verb, slow, stopped, rate) not in STRAIGHT:
         assert median(flood.refused) < 0.5
-    late = sorted(flood.times)[int(0.9 * len(flood.times))]
+    known = sorted(flood.times[len(flood.times) // 2 :])  # at first nobody knows how slow it is
+    late = known[int(0.9 * len(known))]
     assert late < 3, "without a limit, the last ones wait for as long as the flood lasts"
     assert server.is_ready(), "a model that is overloaded is alive"
     assert metric(server, "teran_model_reloads", slow) == 0
