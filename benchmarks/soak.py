@@ -153,14 +153,13 @@ def picture(generator: np.random.Generator, dim: int, regions: int | None = None
     return ImageRegions(generator.exponential(1.0, (regions, dim)).astype(np.float32), boxes)
 
 
-def works(captions: Sequence[str], dim: int) -> dict[str, Work]:
+def works(captions: Sequence[str], photos: Sequence[ImageRegions]) -> dict[str, Work]:
     """What clients do, by name."""
-    generator = np.random.default_rng(0)
-    photos = [picture(generator, dim) for _ in range(64)]
 
     def some(count: int) -> list[Entry]:
-        numbers = random.sample(range(_ITEMS), count)
-        return [Entry(random.choice(photos), f"image {i}", metadata={"n": i}) for i in numbers]
+        # The same image every time: a gallery keeps room for as many items of a length as it had.
+        numbers = random.sample(range(len(photos)), count)
+        return [Entry(photos[i], f"image {i}", metadata={"n": i}) for i in numbers]
 
     def wrong(client: TeranClient) -> None:
         try:
@@ -266,11 +265,10 @@ def soak(
                 client.encode_images([image] * count)
             for caption in captions[:10]:
                 client.match(image, caption)
-        doing = {k: v for k, v in works(captions, dim).items() if k not in without}
+        photos = [picture(np.random.default_rng(i), dim) for i in range(_ITEMS)]
+        doing = {k: v for k, v in works(captions, photos).items() if k not in without}
         doing["writes"](client)
-        client.index(
-            [Entry(picture(np.random.default_rng(i), dim), f"image {i}") for i in range(_ITEMS)]
-        )
+        client.index(Entry(photo, f"image {i}") for i, photo in enumerate(photos))
     threads = [threading.Thread(target=work, args=pair) for pair in doing.items()]
     for thread in threads:
         thread.start()
