@@ -22,15 +22,15 @@ UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
 COUNTING = (*MODELS, "admission")
 """Those that let requests in. Each has counters of its own, without a lock."""
-FEW = 3
-"""Items that may always be ahead: how fast a model is, only work tells."""
+FEW = 0.5
+"""Items that may always be ahead, the second half of one: how fast a model is, only work tells."""
 _OWN_ID = re.compile(r"[0-9a-f]{16}")
 _DEADLINES = 4096
 """Requests whose deadlines are remembered."""
 _PLACES = 8
 """Of them, where that of one request may be: in the one whose deadline came first."""
-_RECORD = struct.Struct("d7dd")  # begins and ends with its version: torn reads are noticed
-_VERSION, _FIELDS = struct.Struct("d"), struct.Struct("7d")
+_RECORD = struct.Struct("d8dd")  # begins and ends with its version: torn reads are noticed
+_VERSION, _FIELDS = struct.Struct("d"), struct.Struct("8d")
 _COUNTERS = len(MODELS) * _RECORD.size
 _REFUSALS = _COUNTERS + 8 * len(MODELS) * len(COUNTING)
 _READS = 1000
@@ -61,6 +61,8 @@ class Load:
     share: float = 1.0
     """Of the items that were let in lately: those that came. Anybody may call the model that lets
     them in, and go no further."""
+    latency: float = 0.0
+    """Seconds that an item takes by itself; more than `seconds` where several are done at once."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,15 @@ class LoadFile:
         items: float = struct.unpack_from("d", self._map, _HELD + 8 * MODELS.index(model))[0]
         return items
 
-    def wait(self, model: str, few: int = FEW) -> float:
-        """Seconds until a model would begin with what comes now; none behind a few items."""
+    def wait(self, model: str, few: float = FEW) -> float:
+        """Seconds that what comes now would take longer than by itself; none behind a few items."""
         load = self.read(model)
         if not load.seconds:
             return 0.0
         come = load.share * (self.admitted(model) - load.admitted)
         ahead = load.items + come - (time.monotonic() - load.at) / load.seconds
-        return ahead * load.seconds if ahead > few else 0.0
+        at_once = max(0.0, load.latency - load.seconds)
+        return max(0.0, ahead * load.seconds - at_once) if ahead > few else 0.0
 
     def takes(self, model: str, items: int) -> float:
         """Seconds that a model works on a request of so many items."""

@@ -36,6 +36,8 @@ _LARGEST_BATCH = 64
 _FEWEST = 16
 """Requests that always may wait; more than the few behind which others are let in anyway, or those
 would be shed."""
+_LATEST = 0.1
+"""What the last executions count for in how long one takes."""
 _ENOUGH = 16
 """Items that tell how many of those that are let in come."""
 _FORERUNNERS = {
@@ -45,8 +47,8 @@ _FORERUNNERS = {
 }
 """Whose outcome a model gets, of what is admitted for it."""
 _SERIES = re.compile(  # GPUs' models have their label in front
-    r'^nv_inference_(pending_request_count|count|request_success)\{[^}]*\bmodel="(\w+)"'
-    r"[^}]*\} (\S+)",
+    r"^nv_inference_(pending_request_count|count|request_success|exec_count"
+    r'|compute_infer_duration_us)\{[^}]*\bmodel="(\w+)"[^}]*\} (\S+)',
     re.MULTILINE,
 )
 
@@ -61,6 +63,10 @@ class Counts:
     """Ever done, or refused by the model."""
     requests: float = 0.0
     """Likewise."""
+    executions: float = 0.0
+    """Ever done."""
+    computing: float = 0.0
+    """Seconds that requests have ever spent in them."""
 
 
 class Speed:
@@ -131,6 +137,8 @@ class ModelLoad:
         self._difference: float | None = None
         """Between what was admitted and what was done, with nothing left to do: some items fail,
         and some requests come past the admission."""
+        self.latency = 0.0
+        """Seconds of an execution of one item; 0 where there was none yet."""
         self._at = self._left = self._number = 0.0
         self._admitted = 0.0
         self._new = self._missing = 0.0
@@ -139,8 +147,8 @@ class ModelLoad:
         self._proven, self._unproven = 0.0, 0.0
         """The difference at that time, and items let in since."""
         self._lately: deque[tuple[float, float, float]] = deque()
-        """When how many items had ever been let in, and of them not been done; infinitely many
-        where some were waiting."""
+        """When how many items had ever been let in, and of them neither been done nor been at hand;
+        infinitely many where some were waiting."""
 
     def look(
         self,
@@ -153,6 +161,7 @@ class ModelLoad:
         lost: float = 0.0,
         shed: float = 0.0,
         in_sight: float = inf,
+        held: float = 0.0,
     ) -> Load:
         """Take new counts in.
 
@@ -168,16 +177,18 @@ class ModelLoad:
             shed: items the model has ever shed.
             in_sight: items that may wait or be at hand, for the model or for one of its
                 forerunners, at most. What was let in and is not in sight has gone elsewhere.
+            held: items that they say they have at hand.
         """
         before, self._counts = self._counts, counts
         if self._difference is None or counts.items < before.items:  # a new server
-            self._difference, before, self._left = admitted - lost - counts.items, counts, 0.0
+            self._difference = admitted - lost - counts.items - held
+            before, self._left = counts, 0.0
             self._done, self._admitted = counts.items - shed, admitted
             self._new = self._missing = self._unproven = 0.0
             self._proven = self._difference
             self._lately.clear()
         balance = admitted - lost - counts.items
-        self._lately.append((at, admitted, balance if quiet else inf))
+        self._lately.append((at, admitted, balance - held if quiet else inf))
         while len(self._lately) > 2 and self._lately[1][0] < at - _LONGEST - 2 * max_wait:
             self._lately.popleft()  # but the last before that, of which it was true then
         new = max(0.0, admitted - self._admitted)
@@ -187,6 +198,9 @@ class ModelLoad:
             left = min(left, balance - min(balance for _, _, balance in self._lately))
         left = min(max(left, counts.pending), (counts.pending + 1) * _LARGEST_BATCH)
         elapsed, counted = at - (self._at or at), counts.items - before.items
+        if 0 < counted == counts.executions - before.executions:
+            took = (counts.computing - before.computing) / counted
+            self.latency += _LATEST * (took - self.latency) if self.latency else took
         # Triton counts what is shed a moment later, or never if the process dies meanwhile.
         last, self._done = self._done, max(self._done, counts.items - shed)
         speed = self._speed
@@ -263,6 +277,7 @@ class LoadMonitor:
             for name, model in self._models.items():
                 forerunners = _FORERUNNERS.get(name, ())
                 row = (name, *forerunners)
+                held = sum(map(self._file.held, row))
                 load = model.look(
                     counts[name],
                     self._file.admitted(name),
@@ -271,11 +286,11 @@ class LoadMonitor:
                     quiet=not any(counts[one].pending for one in row),
                     lost=sum(self._file.refused(one).failed for one in forerunners),
                     shed=self._file.refused(name).shed,
-                    in_sight=sum(
-                        self._file.held(one) + counts[one].pending * _LARGEST_BATCH for one in row
-                    ),
+                    in_sight=held + sum(counts[one].pending * _LARGEST_BATCH for one in row),
+                    held=held,
                 )
-                self._file.write(name, load)
+                latency = sum(self._models[one].latency for one in row)
+                self._file.write(name, replace(load, latency=latency))
 
 
 def read_counts(text: str) -> dict[str, Counts]:
@@ -290,6 +305,8 @@ def read_counts(text: str) -> dict[str, Counts]:
                 found.get("pending_request_count", 0.0),
                 found.get("count", 0.0),
                 found.get("request_success", 0.0),
+                found.get("exec_count", 0.0),
+                found.get("compute_infer_duration_us", 0.0) / 1e6,
             )
             for model, found in values.items()
         },

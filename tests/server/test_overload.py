@@ -16,13 +16,7 @@ from statistics import median
 import grpc
 import psutil
 import pytest
-from teran_client import (
-    AsyncTeranClient,
-    Entry,
-    TeranClient,
-    TeranOverloadedError,
-    TeranTimeoutError,
-)
+from teran_client import AsyncTeranClient, Entry, TeranClient, TeranOverloadedError
 from teran_client.protocol import image_inputs
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc

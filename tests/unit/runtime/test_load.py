@@ -38,17 +38,23 @@ def test_what_should_be_done_by_now_is_not_waited_for(path: Path) -> None:
     assert file.wait("gallery") == 0
 
 
-def test_a_few_items_may_always_be_ahead(path: Path) -> None:
+def test_half_an_item_may_always_be_ahead(path: Path) -> None:
     """Or a speed that was once misjudged could never be seen to be better."""
     file = LoadFile(path)
-    file.write("gallery", Load(time.monotonic(), items=3, seconds=1000))
+    file.write("gallery", Load(time.monotonic() - 550, items=1, seconds=1000))
     assert file.wait("gallery") == 0
 
 
-def test_no_more_than_a_few_are_ahead_where_they_take_long(path: Path) -> None:
+def test_no_more_is_ahead_where_it_takes_long(path: Path) -> None:
     file = LoadFile(path)
-    file.write("gallery", Load(time.monotonic(), items=4, seconds=50))
-    assert file.wait("gallery") == pytest.approx(200, abs=5)
+    file.write("gallery", Load(time.monotonic(), items=1, seconds=50))
+    assert file.wait("gallery") == pytest.approx(50, abs=5)
+
+
+def test_what_is_done_beside_others_does_not_wait_for_them(path: Path) -> None:
+    file = LoadFile(path)
+    file.write("gallery", Load(time.monotonic(), items=30, seconds=0.01, latency=0.25))
+    assert file.wait("gallery") == pytest.approx(0.3 - 0.24, abs=0.05)
 
 
 def test_what_was_refused_is_counted_on_by_the_next_process(path: Path) -> None:

@@ -1,12 +1,16 @@
 """What is made of Triton's counts."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teran.runtime.load import Load
+from teran.runtime.load import Load, LoadFile
 from teran.supervisor.load import Counts, ModelLoad, read_counts
 
 STEP = 0.05
@@ -214,3 +218,41 @@ def test_what_is_lost_before_a_row_that_always_waits_is_forgotten() -> None:
     for look in range(400, 450):  # nothing is let in any more, as there seems to be too much
         seen = load.look(Counts(0, done, done), admitted, STEP * look, 0.1, quiet=False)
     assert seen.items == 0
+
+
+@pytest.mark.parametrize(
+    ("latency", "at_once", "rate", "most"),
+    [(0.05, 1, 60, 20), (0.1, 1, 30, 10), (0.1, 100, 200, 200), (0.2, 100, 100, 100)],
+)
+def test_models_are_kept_at_work_and_answers_in_time(
+    latency: float, at_once: int, rate: int, most: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Slow ones, and those that do many things at once, as a cluster does, however long."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("teran.runtime.load.time", SimpleNamespace(monotonic=lambda: clock.now))
+    LoadFile.create(tmp_path / "load")
+    file, load = LoadFile(tmp_path / "load", counting="tokenizer"), ModelLoad()
+    queue: list[float] = []
+    running: list[tuple[float, float]] = []
+    done: list[tuple[float, float]] = []
+    for step in range(4000):
+        clock.now += 0.005
+        if step > 10 and step % round(200 / rate) == 0 and file.wait("gallery") <= 0.07:
+            file.admit("gallery", 1)
+            queue.append(clock.now)
+        done += [(clock.now, clock.now - came) for came, ends in running if ends <= clock.now]
+        running = [one for one in running if one[1] > clock.now]
+        while queue and len(running) < at_once:
+            running.append((queue.pop(0), clock.now + latency))
+        if step % 10 == 0:
+            count = len(done)
+            counts = Counts(len(queue), count, count, count, latency * count)
+            seen = load.look(
+                counts, file.admitted("gallery"), clock.now, 0.07, quiet=not queue,
+                in_sight=len(queue) + len(running), held=len(running),
+            )  # fmt: skip
+            file.write("gallery", replace(seen, latency=load.latency))
+    late = [took for at, took in done if at > clock.now - 10]
+    assert len(late) / 10 > 0.85 * most
+    assert np.quantile(late, 0.9) < latency + 0.12
