@@ -73,6 +73,28 @@ class CalibrationData:
         captions = random_inputs(TEXTUAL_ENCODER, config, (128, 16), seed=2)
         return cls("synthetic", images, captions, None)
 
+    def to_arrays(self) -> Arrays:
+        """Everything, as an archive holds it."""
+        arrays: Arrays = {"source": np.array(self.source), **self.images, **self.captions}
+        if self.image_of_caption is not None:
+            arrays["image_of_caption"] = self.image_of_caption
+        return arrays
+
+    @classmethod
+    def of_arrays(cls, arrays: Arrays) -> "CalibrationData":
+        """The data that `to_arrays` gave."""
+        images, captions = (
+            {name: arrays[name] for name in graph.inputs}
+            for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER)
+        )
+        owner = arrays.get("image_of_caption")
+        return cls(
+            str(arrays["source"]),
+            images,
+            captions,
+            None if owner is None else owner.astype(np.int64),
+        )
+
     def with_features(self, precision: str) -> "CalibrationData":
         """The same data with region features in "fp32" or "fp16", as they will be sent."""
         features = self.images["region_features"].astype(FEATURE_TYPES[precision])

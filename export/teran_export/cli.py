@@ -19,6 +19,7 @@ Vocabulary = Annotated[
 def register(app: App) -> None:
     """Add the sub-commands to `app`."""
     app.command(export_command, name="export")
+    app.command(verify)
     app.command(convert)
     app.command(init_random)
 
@@ -44,6 +45,22 @@ def export_command(
     published = export(replace(options, bundle=bundle, out=out), print)
     state = "published" if published.built else "up to date"
     print(f"{published.path}: {state}, {options.engine} in {published.manifest.precision}")
+
+
+def verify(repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")], /) -> None:
+    """Check engines on the GPU they are served on, where they were built without one.
+
+    `teran serve` does it before it begins. What is found is kept for this GPU.
+
+    Example: teran verify build/repository
+
+    Args:
+        repository: From `teran export`.
+    """
+    with needs("export"):
+        from teran_export.verification import verify
+
+    print(f"{repository}: {verify(repository, print)}")
 
 
 def convert(

@@ -1,7 +1,9 @@
 """Judges an engine by what users would notice: its embeddings' direction, and recall."""
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -9,14 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from teran.errors import ExportError
 from teran.evaluation.retrieval import Recall, image_ranks
 from teran.model import TeranModel
+from teran.model.alignment import align
 from teran_export.calibration import CalibrationData
 from teran_export.engines import Engine
 from teran_export.engines.base import Run
 from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
 
 Floats = npt.NDArray[np.float32]
+_ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
 
 MIN_MEAN_COSINE = 0.99
 MIN_COSINE = 0.95
@@ -32,8 +37,9 @@ class EncoderCheck:
     min_cosine: float
     max_error: float
     """Largest absolute difference of a value."""
-    milliseconds: float
-    """Median time of one batch of calibration data in this process."""
+    milliseconds: float | None
+    """Median time of one batch of calibration data in this process; None of what stands in for an
+    engine that can't be run here."""
     kept_in_float: tuple[str, ...] = ()
     """Groups of layers that were not quantised, because their effect was too large."""
 
@@ -52,7 +58,8 @@ class PrecisionCheck:
 
     @property
     def milliseconds(self) -> float:
-        return sum(check.milliseconds for check in self.encoders.values())
+        """Of a batch for each encoder; 0 where that was not measured."""
+        return sum(check.milliseconds or 0.0 for check in self.encoders.values())
 
     def failure(self) -> str | None:
         """Why the precision must not be served, or None."""
@@ -67,17 +74,21 @@ class PrecisionCheck:
         return None
 
 
-class Gate:
-    """Holds PyTorch's answers on the calibration data, and compares engines with them."""
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Inputs, and what PyTorch makes of them in fp32."""
 
-    def __init__(
-        self, model: TeranModel, data: CalibrationData, feature_precision: str = "fp32"
-    ) -> None:
-        """Compute PyTorch's answers, in fp32 and from the features as they are.
+    data: CalibrationData
+    """In the precision in which features are sent: what that loses counts as well."""
+    embeddings: Mapping[str, Floats]
+    """Per encoder, from the features as they are: (N, R, E) and (M, W, E)."""
+    pooling: str
 
-        Engines get them in `feature_precision`, so what that loses counts as well.
-        """
-        self._model, self._data = model, data
+    @classmethod
+    def of(
+        cls, model: TeranModel, data: CalibrationData, feature_precision: str = "fp32"
+    ) -> "Answers":
+        """Ask PyTorch."""
         modules = {VISUAL_ENCODER: model.visual_encoder, TEXTUAL_ENCODER: model.textual_encoder}
 
         def reference(graph: Graph) -> Run:
@@ -88,11 +99,43 @@ class Gate:
             return run
 
         with torch.inference_mode():
-            self._expected = {
-                graph.name: self._embeddings(graph, reference(graph))[0] for graph in modules
-            }
+            embeddings = {graph.name: _run(data, graph, reference(graph))[0] for graph in modules}
+        return cls(data.with_features(feature_precision), embeddings, model.config.pooling.value)
+
+    def save(self, path: Path) -> None:
+        """Write them into a file, for a host without the model."""
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                pooling=self.pooling,
+                **{f"embeddings.{name}": value for name, value in self.embeddings.items()},
+                **self.data.to_arrays(),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "Answers":
+        """Read what `save` wrote.
+
+        Raises:
+            ExportError: the file is missing or damaged.
+        """
+        try:
+            with np.load(path) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            embeddings = {one.name: arrays[f"embeddings.{one.name}"] for one in _ENCODERS}
+            return cls(CalibrationData.of_arrays(arrays), embeddings, str(arrays["pooling"]))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ExportError(f"{path} can't be read: {error}; export again") from error
+
+
+class Gate:
+    """Compares engines with what PyTorch answers."""
+
+    def __init__(self, answers: Answers, *, timed: bool = True) -> None:
+        """Take the answers to compare with, and whether times mean anything."""
+        self._data, self._expected = answers.data, answers.embeddings
+        self._pooling, self._timed = answers.pooling, timed
         self._recall = self._recall_of(self._expected)
-        self._data = data.with_features(feature_precision)
 
     def check(
         self,
@@ -106,7 +149,7 @@ class Gate:
             kept_in_float: per graph the groups of layers that were not quantised.
         """
         checks, embeddings = {}, {}
-        for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER):
+        for graph in _ENCODERS:
             check, embeddings[graph.name] = self.check_encoder(graph, load(graph))
             kept = (kept_in_float or {}).get(graph.name, ())
             checks[graph.name] = replace(check, kept_in_float=kept)
@@ -119,20 +162,12 @@ class Gate:
 
     def check_encoder(self, graph: Graph, run: Run) -> tuple[EncoderCheck, Floats]:
         """Run one encoder on all data: how close it comes, and its embeddings."""
-        result, milliseconds = self._embeddings(graph, run)
+        result, milliseconds = _run(self._data, graph, run)
         cosine = self._cosine(graph, result)
         mean, least = round(float(cosine.mean()), 6), round(float(cosine.min()), 6)
         error = float(np.abs(result - self._expected[graph.name]).max())
-        return EncoderCheck(mean, least, round(error, 8), milliseconds), result
-
-    def _embeddings(self, graph: Graph, run: Run) -> tuple[Floats, float]:
-        results, times = [], []
-        for batch in self._data.batches(graph):
-            start = perf_counter()
-            results.append(run(batch)[graph.outputs[0]].copy())
-            times.append(perf_counter() - start)
-        # The first run of a shape compiles.
-        return np.concatenate(results), round(1e3 * median(times[1:] or times), 3)
+        timed = milliseconds if self._timed else None
+        return EncoderCheck(mean, least, round(error, 8), timed), result
 
     def _cosine(self, graph: Graph, result: Floats) -> Floats:
         expected = self._expected[graph.name]
@@ -142,13 +177,13 @@ class Gate:
         cosine: Floats = np.nan_to_num((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12))
         return cosine
 
-    def _recall_of(self, embeddings: dict[str, Floats]) -> Recall | None:
+    def _recall_of(self, embeddings: Mapping[str, Floats]) -> Recall | None:
         if self._data.image_of_caption is None:
             return None
         regions = torch.from_numpy(embeddings[VISUAL_ENCODER.name])
         words = torch.from_numpy(embeddings[TEXTUAL_ENCODER.name])
         scores = torch.cat(
-            [self._model.align(regions, block) for block in words.split(64)], dim=1
+            [align(regions, block, pooling=self._pooling)[0] for block in words.split(64)], dim=1
         ).numpy()
         return Recall.of(image_ranks(scores, self._data.image_of_caption))
 
@@ -157,3 +192,14 @@ def choose(engine: Engine, checks: dict[str, PrecisionCheck]) -> str | None:
     """The fastest precision that passes, or None where none does."""
     passing = [p for p in engine.precisions() if p in checks and not checks[p].failure()]
     return min(passing, key=lambda p: checks[p].milliseconds, default=None)
+
+
+def _run(data: CalibrationData, graph: Graph, run: Run) -> tuple[Floats, float]:
+    """One encoder's embeddings of all data, and the median milliseconds of a batch."""
+    results, times = [], []
+    for batch in data.batches(graph):
+        start = perf_counter()
+        results.append(run(batch)[graph.outputs[0]].copy())
+        times.append(perf_counter() - start)
+    # The first run of a shape compiles.
+    return np.concatenate(results), round(1e3 * median(times[1:] or times), 3)

@@ -10,6 +10,8 @@ from typing import Any
 from teran.resources import REPOSITORY_FORMAT
 
 NAME = "manifest.json"
+ANSWERS = "answers.npz"
+"""What the model answers, for engines that are checked where they are served."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Manifest:
     """Per precision tried: cosine, recall change, time, and why it was refused, if it was."""
     files: dict[str, int] = field(default_factory=dict)
     """Every published file and its size in bytes."""
+    verified: bool = True
+    """Whether the engines were run where they were built, rather than the graphs they are of."""
     format: int = REPOSITORY_FORMAT
     """Which versions of `teran serve` take it."""
 

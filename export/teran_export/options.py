@@ -34,6 +34,9 @@ class BuildOptions:
     """TensorRT: run on other GPUs from Ampere on."""
     version_compatible: bool = False
     """TensorRT: load in later versions as well."""
+    compute_capabilities: str = ""
+    """TensorRT-RTX: GPUs to build for, as 8.9,12.0; by default the one that is here, else all that
+    it knows."""
     native: bool = False
     """AOTInductor: for Triton's own backend (26.03 or later), not the stand-in."""
 
@@ -45,7 +48,7 @@ class ExportOptions:
     bundle: Annotated[Path, Unparsed] = Path("bundle")
     out: Annotated[Path, Unparsed] = Path("repository")
     engine: str = "openvino"
-    """openvino, onnxruntime, aoti or tensorrt."""
+    """openvino, onnxruntime, aoti, tensorrt or tensorrt-rtx."""
     precision: str = AUTO
     """fp32, fp16, bf16, int8 or fp8, as the engine offers; auto: the fastest that passes the gate,
     int8 among them only with real calibration data."""

@@ -23,7 +23,7 @@ from teran_export import manifest
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES, Engine
 from teran_export.engines.base import TIMING_CACHE, Run, Source
-from teran_export.gate import EncoderCheck, Gate, PrecisionCheck, choose
+from teran_export.gate import Answers, EncoderCheck, Gate, PrecisionCheck, choose
 from teran_export.graphs import (
     ALIGNMENT,
     FEATURE_TYPES,
@@ -43,6 +43,8 @@ from teran_export.repository import (
 from teran_export.sensitivity import keep_in_float
 
 CALIBRATED = ("int8", "fp8")
+_UNTIMED = "fp16"
+"""What `auto` is where nothing can be timed."""
 _MODEL = tuple(
     Path(teran.__file__).parent / part for part in ("model", "tokenizer.py", "contract.py")
 )
@@ -103,6 +105,8 @@ def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
     """The precisions to try. Those that adapt to samples need real ones to be a default."""
     available = list(engine.precisions())
     if options.precision == AUTO and available:
+        if not engine.runs_here:
+            return [_UNTIMED]
         return [p for p in available if p not in CALIBRATED or options.calibration]
     if options.precision not in available:
         raise ExportError(
@@ -127,6 +131,7 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "sources": manifest.hash_tree(MODEL_REPOSITORY, BACKENDS, Path(__file__).parent, *_MODEL),
         "machine": platform.machine(),
         "precisions": list(engine.precisions()),
+        "runs_here": engine.runs_here,
     }
 
 
@@ -155,13 +160,13 @@ def _build(
         for graph in graphs
     }
     _keep_timing_cache(options.out, work)
-    gate, checks = Gate(model, data, options.feature_precision), {}
-    data = data.with_features(options.feature_precision)
+    answers = Answers.of(model, data, options.feature_precision)
+    gate, checks = Gate(answers, timed=engine.runs_here), {}
     failures: dict[str, str] = {}
     for precision in precisions:
         report(f"building and checking the encoders for {engine.name} in {precision}")
         try:
-            checks[precision] = _try(engine, precision, gate, data, sources, work)
+            checks[precision] = _try(engine, precision, gate, answers.data, sources, work)
         except ExportError as error:
             failures[precision] = str(error)
             report(f"  {error}")
@@ -194,6 +199,9 @@ def _build(
         builder.add_ensembles(GALLERY_ENSEMBLES)
     else:
         report(f"no gallery: it can't be searched by {model.config.pooling.value}")
+    if not engine.runs_here:
+        report("not run here: `teran serve` checks it on its GPU first, or `teran verify` does")
+        answers.save(repository / manifest.ANSWERS)
     made = Manifest(
         request=request,
         precision=chosen,
@@ -209,6 +217,7 @@ def _build(
             for path in sorted(repository.rglob("*"))
             if path.is_file()
         },
+        verified=engine.runs_here,
     )
     made.write(repository)
     return made
@@ -268,7 +277,8 @@ def _summary(check: PrecisionCheck) -> str:
     cosine = min(encoder.mean_cosine for encoder in check.encoders.values())
     recall = "" if check.recall_drop is None else f", recall changes by {check.recall_drop} pt"
     verdict = check.failure() or "passes"
-    return f"cosine {cosine:.5f}{recall}, {check.milliseconds:.1f} ms a batch: {verdict}"
+    time = f", {check.milliseconds:.1f} ms a batch" if check.milliseconds else ""
+    return f"cosine {cosine:.5f}{recall}{time}: {verdict}"
 
 
 def _swap(repository: Path, out: Path) -> None:

@@ -27,7 +27,9 @@ _FAST = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni"
 """Instruction sets, as Linux names them, without which a precision gains little on a CPU."""
 MENDED = (2, 59)
 """Triton's version in NVIDIA's release 25.07, which mends what is known against those before."""
-_GPU_ENGINES = ("tensorrt",)
+_GPU_ENGINES = ("tensorrt", "tensorrt-rtx")
+_PACKAGES = {"aoti": "torch", "tensorrt-rtx": "tensorrt-rtx-cu12-bindings"}
+"""Of engines that are called otherwise."""
 _SMI = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 
 
@@ -143,14 +145,16 @@ def _vulnerabilities(found: tuple[int, ...]) -> Iterator[Finding]:
 
 def _repository(settings: ServeSettings) -> Iterator[Finding]:
     try:
-        check_repository(settings.repository)
+        verified = check_repository(settings.repository)
     except ServingError as problem:
         yield error("repository", str(problem))
         return
     manifest = _manifest(settings)
     engine, precision = manifest["request"]["engine"], manifest["precision"]
     yield good("repository", f"{engine} in {precision}, of {manifest['created']}")
-    library = {"aoti": "torch"}.get(engine, engine)
+    if not verified:
+        yield from _verification(settings)
+    library = _PACKAGES.get(engine, engine)
     made_with = str(manifest["request"]["versions"].get(library, "")).split("-")[0]
     try:
         there = version(library)
@@ -162,6 +166,25 @@ def _repository(settings: ServeSettings) -> Iterator[Finding]:
             f"made with {library} {made_with}, {there} is installed",
             "run `teran export` again",
         )
+
+
+def _verification(settings: ServeSettings) -> Iterator[Finding]:
+    """Of engines that were built where they could not be run."""
+    try:
+        text = (settings.repository / "verified.json").read_text(encoding="utf-8")
+        found: dict[str, Any] = json.loads(text)
+        where = f"on {found['host'].get('gpu', 'this host')}, {found['date']}"
+    except (OSError, ValueError, KeyError):
+        yield warning(
+            "verification",
+            "the engines were built without a GPU, and have not been run yet",
+            "`teran serve` checks them on its GPU before it begins; so does `teran verify`",
+        )
+        return
+    if found["refused"]:
+        yield error("verification", f"refused {where}: {found['refused']}", "export again")
+    else:
+        yield good("verification", f"checked {where}")
 
 
 def _manifest(settings: ServeSettings) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from teran.errors import ServingError
 from teran.resources import REPOSITORY_FORMAT
 
 
-def check_repository(repository: Path) -> None:
+def check_repository(repository: Path) -> bool:
     """Check that a published repository is whole, and can be served by this version.
+
+    Returns:
+        Whether its engines were run where they were built.
 
     Raises:
         ServingError: it is missing, a file of it is, or another version published it.
@@ -37,3 +40,4 @@ def check_repository(repository: Path) -> None:
                 f"{path} has {path.stat().st_size} bytes instead of {size}; "
                 "publish the repository again"
             )
+    return bool(manifest.get("verified", True))

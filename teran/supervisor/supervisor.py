@@ -34,6 +34,7 @@ from teran.supervisor.process import TritonProcess
 from teran.supervisor.repository import check_repository
 from teran.supervisor.settings import ServeSettings
 from teran.supervisor.sweep import sweep
+from teran.supervisor.verification import verify
 
 _LOAD_FILE = "load"
 _POLL = 0.2
@@ -56,7 +57,7 @@ class Supervisor:
             ServingError: no server, a broken repository, or a port in use.
         """
         # The link may move to a newer repository meanwhile; restarts stay with this one.
-        check_repository(settings.repository)
+        self._verified = check_repository(settings.repository)
         self._published = settings.repository.absolute()
         settings = dataclasses.replace(
             settings, repository=settings.repository.resolve(), gallery=settings.gallery_directory()
@@ -120,6 +121,8 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM):
                 closing.callback(signal.signal, number, signal.signal(number, self._on_signal))
             closing.callback(self._state.set_serving, False)
+            if not self._verified:
+                verify(s.repository, self._report, self._pause)
             return self._serve()
 
     def _on_signal(self, _number: int, _frame: object) -> None:

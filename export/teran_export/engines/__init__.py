@@ -12,6 +12,7 @@ _CLASSES = {
     "onnxruntime": "OnnxRuntimeEngine",
     "aoti": "AotiEngine",
     "tensorrt": "TensorRtEngine",
+    "tensorrt-rtx": "TensorRtRtxEngine",
 }
 
 
@@ -19,7 +20,7 @@ _CLASSES = {
 def _load(name: str) -> Engine:
     """Import an engine, with the libraries it needs, when it is asked for."""
     with needs("export"):
-        module = import_module(f"teran_export.engines.{name}")
+        module = import_module(f"teran_export.engines.{name.replace('-', '_')}")
     engine: Engine = getattr(module, _CLASSES[name])()
     return engine
 

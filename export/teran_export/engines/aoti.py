@@ -24,6 +24,7 @@ class AotiEngine:
     name = "aoti"
     backend = "aoti"
     starts_from_onnx = False
+    runs_here = True
     files: tuple[str, ...] = ("model.pt2",)
 
     def __init__(self) -> None:

@@ -54,11 +54,16 @@ class Engine(Protocol):
     """Whether it is built from the ONNX graphs, rather than from PyTorch."""
     on_gpu: bool
     """Whether it runs on a GPU."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether what is built can be run on this host. If not, what it was built from is."""
+
     files: tuple[str, ...]
     """What `build` writes; the first is Triton's `default_model_filename`."""
 
     def precisions(self) -> Sequence[str]:
-        """The precisions this host can run, from the plainest to the most reduced."""
+        """The precisions it can be built in here, from the plainest to the most reduced."""
 
     def build(
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
@@ -76,7 +81,7 @@ class Engine(Protocol):
         """
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:
-        """Load what `build` wrote, to be checked and timed in this process."""
+        """Load what `build` wrote, to be checked in this process, and timed if it `runs_here`."""
 
     def configure(self, config: Any, source: Source, precision: str) -> None:
         """Add to a model's config what the backend wants of it."""

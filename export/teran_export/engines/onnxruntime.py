@@ -17,6 +17,7 @@ class OnnxRuntimeEngine:
     name = backend = "onnxruntime"
     starts_from_onnx = True
     on_gpu = False
+    runs_here = True
     files: tuple[str, ...] = ("model.onnx",)
 
     def precisions(self) -> Sequence[str]:

@@ -18,6 +18,7 @@ class OpenVinoEngine:
     name = backend = "openvino"
     starts_from_onnx = True
     on_gpu = False
+    runs_here = True
     files: tuple[str, ...] = ("model.xml", "model.bin")
 
     def __init__(self) -> None:

@@ -40,14 +40,18 @@ _OPSET = 21
 class TensorRtEngine:
     """Serves `model.plan`."""
 
-    name = "tensorrt"
-    backend = "tensorrt"
+    name: str = "tensorrt"
+    backend: str = "tensorrt"
     starts_from_onnx = True
     on_gpu = True
     files: tuple[str, ...] = ("model.plan",)
 
+    @property
+    def runs_here(self) -> bool:
+        return torch.cuda.is_available()
+
     def precisions(self) -> Sequence[str]:
-        if importlib.util.find_spec("tensorrt") is None or not torch.cuda.is_available():
+        if importlib.util.find_spec("tensorrt") is None or not self.runs_here:
             return ()
         fp8 = torch.cuda.get_device_capability() >= _FP8_CAPABILITY
         return ("fp32", "bf16", "fp16", "int8", *(("fp8",) if fp8 else ()))
@@ -56,21 +60,40 @@ class TensorRtEngine:
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
         onnx_file = typed_graph(source, directory, precision, samples)
+        self.compile(source, onnx_file, directory)
+        onnx_file.unlink()
+
+    def compile(self, source: Source, onnx_file: Path, directory: Path) -> None:
+        """Build the plan of a typed graph.
+
+        Raises:
+            ExportError: TensorRT can't take it; names the layer.
+        """
         check_graph(onnx.load(onnx_file), source.graph.name)
         built = build_plan(
-            _tensorrt(),
+            self.library(),
             onnx_file,
             directory / self.files[0],
             self.profiles(source),
             source.options,
             source.timing_cache,
             source.report,
+            self.capabilities(source.options),
         )
         source.report(
             f"  {source.graph.name}: {built.plan_bytes >> 20} MiB plan in {built.seconds} s, "
             f"{built.peak_host_bytes >> 20} MiB of host memory at the peak"
         )
-        onnx_file.unlink()
+
+    def library(self) -> Any:
+        """The builder's module, which is the runtime's too."""
+        with needs("tensorrt"):
+            import tensorrt
+        return tensorrt
+
+    def capabilities(self, options: BuildOptions) -> Sequence[str]:  # noqa: ARG002
+        """The GPUs to build for, as the library names them; none for the one that is here."""
+        return ()
 
     def profiles(self, source: Source) -> list[Profile]:
         """The optimization profiles of a part."""
@@ -79,14 +102,18 @@ class TensorRtEngine:
         return profiles(source.graph, config, source.largest_batch, words, MAX_REGIONS)
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:  # noqa: ARG002
-        trt = _tensorrt()
-        plan = Plan(trt, directory / self.files[0], make_logger(trt))
+        plan = self.load_plan(directory / self.files[0])
 
         def run(inputs: Arrays) -> Arrays:
             tensors = {name: torch.from_numpy(inputs[name]).cuda() for name in graph.inputs}
             return {name: value.cpu().numpy() for name, value in plan.run(tensors).items()}
 
         return run
+
+    def load_plan(self, path: Path) -> Plan:
+        """A plan on the GPU."""
+        trt = self.library()
+        return Plan(trt, path, make_logger(trt))
 
     def configure(self, config: Any, source: Source, precision: str) -> None:  # noqa: ARG002
         """Profiles, CUDA graphs of single items, a copy stream, and a bounded queue."""
@@ -108,12 +135,15 @@ class TensorRtEngine:
     def versions(self) -> dict[str, str]:
         if not self.precisions():
             return {"tensorrt": "none"}
-        major, minor = torch.cuda.get_device_capability()
-        return {
-            "tensorrt": _tensorrt().__version__,
-            "gpu": torch.cuda.get_device_name(),
-            "compute_capability": f"{major}.{minor}",
-        }
+        return {"tensorrt": self.library().__version__, **gpu()}
+
+
+def gpu() -> dict[str, str]:
+    """What plans of this host's GPU are for; empty without one."""
+    if not torch.cuda.is_available():
+        return {}
+    major, minor = torch.cuda.get_device_capability()
+    return {"gpu": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
 
 
 def typed_graph(source: Source, directory: Path, precision: str, samples: Iterable[Arrays]) -> Path:
@@ -133,9 +163,3 @@ def typed_graph(source: Source, directory: Path, precision: str, samples: Iterab
     quantize(half, target, precision, samples, source.kept_in_float)
     half.unlink()
     return target
-
-
-def _tensorrt() -> Any:
-    with needs("tensorrt"):
-        import tensorrt
-    return tensorrt

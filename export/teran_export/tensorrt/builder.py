@@ -1,7 +1,7 @@
-"""Builds one TensorRT plan from one ONNX file, through TensorRT's Python API (10.x and 11.x).
+"""Builds one plan from one ONNX file, through the Python API of TensorRT (10.x and 11.x) or RTX.
 
-Networks are strongly typed: precision is in the graph, so no precision flag is set. `trt` is passed
-in, so that control flow, profiles and failures can be tested without TensorRT.
+Networks are strongly typed: precision is in the graph, so no precision flag is set. `trt` is the
+module, passed in: there are two of them, with one API.
 """
 
 import re
@@ -38,8 +38,20 @@ def build_plan(
     options: BuildOptions,
     timing_cache: Path,
     report: Report = lambda _: None,
+    capabilities: Sequence[str] = (),
 ) -> Built:
     """Build `plan` from `onnx`; the timing cache is read, used and written back.
+
+    Args:
+        trt: the builder's module.
+        onnx: the graph.
+        plan: the file to write.
+        profiles: shapes to build for.
+        options: how to build.
+        timing_cache: what builders have measured before.
+        report: told of every step.
+        capabilities: the GPUs to build for, as TensorRT-RTX names them ("SM89"); without any, for
+            the one that is here.
 
     Raises:
         ExportError: the graph can't be parsed, or no kernel was found; names the layer.
@@ -62,6 +74,10 @@ def build_plan(
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if capabilities:
+        config.num_compute_capabilities = len(capabilities)
+        for index, name in enumerate(capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     config.progress_monitor = _make_monitor(trt, onnx.stem, report)
     known = timing_cache.read_bytes() if timing_cache.is_file() else b""
     # A cache of another GPU or version is refused: it starts empty then.

@@ -15,7 +15,7 @@ from teran_export import ExportOptions, export, publish
 from teran_export.calibration import CalibrationData
 from teran_export.engines import ENGINES
 from teran_export.engines.base import Run, Source
-from teran_export.gate import EncoderCheck, Gate
+from teran_export.gate import Answers, EncoderCheck, Gate
 from teran_export.graphs import (
     ALIGNMENT,
     GRAPHS,
@@ -212,7 +212,7 @@ def test_gate_sees_a_worse_engine(tiny_model: TeranModel, tmp_path: Path) -> Non
         image_of_caption=np.arange(12),
     )
     data = CalibrationData.load(tmp_path / "data.npz", TINY, tiny_model.tokenizer)
-    gate = Gate(tiny_model, data)
+    gate = Gate(Answers.of(tiny_model, data))
     modules = {graph: graph.module(tiny_model) for graph in (VISUAL_ENCODER, TEXTUAL_ENCODER)}
 
     def noisy(amount: float) -> Callable[[Graph], Run]:

@@ -261,7 +261,7 @@ def test_engine_builds_each_part(
     tiny_model: TeranModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt = FakeTensorRt()
-    monkeypatch.setattr("teran_export.engines.tensorrt._tensorrt", lambda: trt)
+    monkeypatch.setattr(TensorRtEngine, "library", lambda _: trt)
     (tmp_path / "engine").mkdir()
     source = source_of(TEXTUAL_ENCODER, tiny_model, tmp_path)
     TensorRtEngine().build(source, tmp_path / "engine", "int8", samples(TEXTUAL_ENCODER))
