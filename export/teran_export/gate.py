@@ -16,7 +16,6 @@ from teran.evaluation.retrieval import Recall, image_ranks
 from teran.model import TeranModel
 from teran.model.alignment import align
 from teran_export.calibration import CalibrationData
-from teran_export.engines import Engine
 from teran_export.engines.base import Run
 from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
 
@@ -188,9 +187,9 @@ class Gate:
         return Recall.of(image_ranks(scores, self._data.image_of_caption))
 
 
-def choose(engine: Engine, checks: dict[str, PrecisionCheck]) -> str | None:
+def choose(checks: Mapping[str, PrecisionCheck]) -> str | None:
     """The fastest precision that passes, or None where none does."""
-    passing = [p for p in engine.precisions() if p in checks and not checks[p].failure()]
+    passing = [precision for precision, check in checks.items() if not check.failure()]
     return min(passing, key=lambda p: checks[p].milliseconds, default=None)
 
 

@@ -103,7 +103,7 @@ def export(options: ExportOptions, report: Report = lambda _: None) -> Published
 
 def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
     """The precisions to try. Those that adapt to samples need real ones to be a default."""
-    available = list(engine.precisions())
+    available = list(engine.precisions(options.build))
     if options.precision == AUTO and available:
         if not engine.runs_here:
             return [_UNTIMED]
@@ -172,7 +172,7 @@ def _build(
             report(f"  {error}")
         else:
             report(f"  {_summary(checks[precision])}")
-    chosen = choose(engine, checks)
+    chosen = choose(checks)
     if chosen is None:
         failures |= {p: str(check.failure()) for p, check in checks.items()}
         reasons = "; ".join(f"{p}: {reason}" for p, reason in failures.items())

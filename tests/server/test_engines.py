@@ -1,5 +1,6 @@
 """Every engine this host can run, served by the real Triton, gives PyTorch's results."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,14 @@ import numpy as np
 import pytest
 from teran_client import Entry, ImageRegions, TeranClient, TeranInputError
 from teran_export import ExportOptions, export
+from teran_export.calibration import CalibrationData
+from teran_export.gate import Answers
 
 from teran.cli.background import background_server
-from teran.errors import ExportError
+from teran.errors import ExportError, ServingError
 from teran.model import TeranModel
+from teran.model.random import random_model
+from tests.conftest import TINY
 from tests.data import captions, images
 from tests.server.test_results import torch_caption, torch_image
 
@@ -85,3 +90,30 @@ def test_another_feature_precision_is_refused(tiny_bundle: Path, tmp_path: Path)
     options = ExportOptions(tiny_bundle, tmp_path / "out", feature_precision="fp8")
     with pytest.raises(ExportError, match="fp32 and fp16"):
         export(options)
+
+
+def test_what_was_not_checked_where_it_was_built_is_checked_first(
+    repository: Path, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    """With an engine that this host can run."""
+    copy, log = tmp_path / "repository", tmp_path / "log"
+    shutil.copytree(repository, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"verified": False}))
+    data = CalibrationData.synthetic(TINY)
+    Answers.of(tiny_model, data).save(copy / "answers.npz")
+    with (
+        background_server(copy, "--gallery", str(tmp_path / "gallery"), log=log) as server,
+        TeranClient(server.url) as client,
+    ):
+        assert client.encode_captions("a dog").tokens
+    assert json.loads((copy / "verified.json").read_text())["refused"] is None
+    said = log.read_text()
+    assert said.index("checked on") < said.index("ready: grpc")
+    (copy / "verified.json").unlink()
+    Answers.of(random_model(TINY, seed=4), data).save(copy / "answers.npz")
+    with (
+        pytest.raises(ServingError, match="visual_encoder: cosine"),
+        background_server(copy, log=tmp_path / "refused"),
+    ):
+        pass

@@ -16,6 +16,7 @@ from teran.errors import ExportError
 from teran.model.precision import in_precision
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph, export_program
+from teran_export.options import BuildOptions
 
 
 class AotiEngine:
@@ -34,7 +35,7 @@ class AotiEngine:
     def _device(self) -> torch.device:
         return torch.device("cuda" if self.on_gpu else "cpu")
 
-    def precisions(self) -> Sequence[str]:
+    def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:  # noqa: ARG002
         return ("fp32", "fp16", "bf16") if self.on_gpu else ("fp32",)
 
     def build(

@@ -51,7 +51,7 @@ class Engine(Protocol):
     backend: str
     """Triton's name for the backend that serves it."""
     starts_from_onnx: bool
-    """Whether it is built from the ONNX graphs, rather than from PyTorch."""
+    """Whether it is built from the ONNX graphs in fp32, rather than from PyTorch."""
     on_gpu: bool
     """Whether it runs on a GPU."""
 
@@ -62,8 +62,12 @@ class Engine(Protocol):
     files: tuple[str, ...]
     """What `build` writes; the first is Triton's `default_model_filename`."""
 
-    def precisions(self) -> Sequence[str]:
-        """The precisions it can be built in here, from the plainest to the most reduced."""
+    def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:
+        """The precisions it can be built in here, from the plainest to the most reduced.
+
+        Raises:
+            ExportError: it can't be built as the options say.
+        """
 
     def build(
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]

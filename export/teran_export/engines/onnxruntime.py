@@ -9,6 +9,7 @@ import onnxruntime
 
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph
+from teran_export.options import BuildOptions
 
 
 class OnnxRuntimeEngine:
@@ -20,7 +21,7 @@ class OnnxRuntimeEngine:
     runs_here = True
     files: tuple[str, ...] = ("model.onnx",)
 
-    def precisions(self) -> Sequence[str]:
+    def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:  # noqa: ARG002
         return ("fp32",)
 
     def build(

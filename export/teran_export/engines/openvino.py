@@ -10,6 +10,7 @@ import openvino
 
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph
+from teran_export.options import BuildOptions
 
 
 class OpenVinoEngine:
@@ -24,7 +25,7 @@ class OpenVinoEngine:
     def __init__(self) -> None:
         self._core = openvino.Core()
 
-    def precisions(self) -> Sequence[str]:
+    def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:  # noqa: ARG002
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return [p for p in ("fp32", "bf16", "int8") if p.upper() in capabilities]
 

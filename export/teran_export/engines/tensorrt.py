@@ -22,6 +22,7 @@ from teran_export.engines.base import Run, Source
 from teran_export.graphs import ALIGNMENT, TEXTUAL_ENCODER, Arrays, Graph
 from teran_export.limits import MAX_REGIONS
 from teran_export.onnx_graphs import write_graph
+from teran_export.options import BuildOptions
 from teran_export.tensorrt.builder import build_plan, make_logger
 from teran_export.tensorrt.operators import check_graph
 from teran_export.tensorrt.profiles import GRAPH_WORDS, Profile, fixed_dims, profiles
@@ -42,7 +43,8 @@ class TensorRtEngine:
 
     name: str = "tensorrt"
     backend: str = "tensorrt"
-    starts_from_onnx = True
+    starts_from_onnx = False
+    """Not from the graphs in fp32: from typed ones, in its precision."""
     on_gpu = True
     files: tuple[str, ...] = ("model.plan",)
 
@@ -50,7 +52,7 @@ class TensorRtEngine:
     def runs_here(self) -> bool:
         return torch.cuda.is_available()
 
-    def precisions(self) -> Sequence[str]:
+    def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:  # noqa: ARG002
         if importlib.util.find_spec("tensorrt") is None or not self.runs_here:
             return ()
         fp8 = torch.cuda.get_device_capability() >= _FP8_CAPABILITY

@@ -36,9 +36,10 @@ class TensorRtRtxEngine(TensorRtEngine):
     name = "tensorrt-rtx"
     backend = "tensorrt_rtx"
 
-    def precisions(self) -> Sequence[str]:
+    def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:
         if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
             return ()
+        self.capabilities(options)
         return ("fp32", "bf16", "fp16", "int8", "fp8")
 
     def library(self) -> Any:

@@ -1,71 +1,118 @@
 """Repositories for TensorRT-RTX, made by its real builder on a host that need not have a GPU."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from teran_export import ExportOptions, export
+from teran_export import ExportOptions, Published, export, publish
 from teran_export.engines import ENGINES
+from teran_export.engines.base import Source
 from teran_export.gate import Answers
-from teran_export.options import BuildOptions
+from teran_export.graphs import TEXTUAL_ENCODER, random_inputs
+from teran_export.options import BuildOptions, Limits
 from teran_export.verification import verify
 
 from teran.errors import ExportError
+from teran.model import TeranModel
 from teran.runtime.rtx import RtxPlan
+from teran.supervisor.host import free_ports
+from tests.conftest import TINY
 
 trt: Any = pytest.importorskip("tensorrt_rtx_bindings")
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
 
-def options(
-    bundle: Path, out: Path, precision: str = "auto", capabilities: str = "8.9,12.0"
-) -> Any:
+def options(bundle: Path, out: Path, capabilities: str) -> ExportOptions:
     build = BuildOptions(compute_capabilities=capabilities)
-    return ExportOptions(bundle, out / "repository", "tensorrt-rtx", precision, build=build)
+    return ExportOptions(bundle, out / "repository", "tensorrt-rtx", "int8", build=build)
 
 
-@without_gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "fp8"])
-def test_repositories_are_made_without_a_gpu(
-    precision: str, tiny_bundle: Path, tmp_path: Path
-) -> None:
-    published = export(options(tiny_bundle, tmp_path, precision))
-    made = published.manifest
-    assert (made.precision, made.verified) == (precision, False)
-    checks = made.checks[precision]["encoders"]
+@pytest.fixture(scope="module")
+def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A repository in int8, for two kinds of GPUs."""
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    out = tmp_path_factory.mktemp("rtx")
+    return export(options(tiny_bundle, out, "8.9,12.0"))
+
+
+def test_a_repository_is_made_without_a_gpu(made: Published) -> None:
+    assert (made.manifest.precision, made.manifest.verified) == ("int8", False)
+    checks = made.manifest.checks["int8"]["encoders"]
     assert all(0.95 < one["min_cosine"] < 1.000001 for one in checks.values())
     assert all(one["milliseconds"] is None for one in checks.values())
     for model in ("visual_encoder", "textual_encoder", "alignment"):
-        files = sorted(path.name for path in (published.path / model / "1").iterdir())
-        assert files == ["model.plan"]
-        config = (published.path / model / "config.pbtxt").read_text()
+        assert [path.name for path in (made.path / model / "1").iterdir()] == ["model.plan"]
+        config = (made.path / model / "config.pbtxt").read_text()
         assert 'backend: "tensorrt_rtx"' in config
         assert "KIND_GPU" in config
-    assert not export(options(tiny_bundle, tmp_path, precision)).built
-    answers = Answers.load(published.path / "answers.npz")
+    request = json.loads((made.path / "manifest.json").read_text())["request"]
+    assert request["build"]["compute_capabilities"] == "8.9,12.0"
+    assert request["versions"]["tensorrt-rtx-cu12-bindings"] == trt.__version__
+    answers = Answers.load(made.path / "answers.npz")
     assert np.abs(answers.embeddings["visual_encoder"]).max() > 0
 
 
-@without_gpu
-def test_the_default_where_nothing_can_be_timed(tiny_bundle: Path, tmp_path: Path) -> None:
-    assert export(options(tiny_bundle, tmp_path)).manifest.precision == "fp16"
-
-
-@without_gpu
 def test_what_was_built_without_a_gpu_is_not_verified_without_one(
-    tiny_bundle: Path, tmp_path: Path
+    made: Published, tiny_bundle: Path
 ) -> None:
-    repository = export(options(tiny_bundle, tmp_path)).path
     with pytest.raises(ExportError, match="finds no GPU"):
-        verify(repository)
+        verify(made.path)
+    again = options(tiny_bundle, made.path.parent, "8.9,12.0")
+    assert not export(again).built
+
+
+def test_serving_it_without_a_gpu_ends_in_one_sentence(made: Published) -> None:
+    command = [sys.executable, "-m", "teran.cli", "serve", str(made.path)]
+    ports = [f"--{name}-port={port}" for name, port in zip(
+        ("grpc", "metrics", "health"), free_ports("127.0.0.1", 3), strict=True
+    )]  # fmt: skip
+    ran = subprocess.run(
+        [*command, *ports], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 1
+    last = (ran.stdout + ran.stderr).strip().split("\n")[-1]
+    assert "tensorrt-rtx finds no GPU" in last
+    assert "Traceback" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.999), ("fp8", 0.95)])
+def test_what_a_plan_is_made_of_is_run_in_its_place(
+    precision: str, least: float, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    """bf16 by PyTorch, as ONNX Runtime has no kernels for it on a CPU."""
+    engine, folder = ENGINES["tensorrt-rtx"], tmp_path / "engine"
+    folder.mkdir()
+    build = BuildOptions(compute_capabilities="8.9")
+    source = Source(
+        TEXTUAL_ENCODER, TEXTUAL_ENCODER.path(tmp_path), tiny_model, Limits(8, 16), build
+    )
+    samples = [random_inputs(TEXTUAL_ENCODER, TINY, (8, 16), seed) for seed in range(8)]
+    engine.build(source, folder, precision, samples)
+    assert (folder / "model.plan").stat().st_size > 1e5
+    inputs = random_inputs(TEXTUAL_ENCODER, TINY, (3, 20), seed=99)
+    result = engine.load(TEXTUAL_ENCODER, folder, precision)(inputs)["word_embeddings"]
+    with torch.inference_mode():
+        expected = tiny_model.textual_encoder(*map(torch.from_numpy, inputs.values())).numpy()
+    there = np.abs(expected).max(-1) > 0
+    cosine = (result * expected).sum(-1)[there] / np.linalg.norm(result, axis=-1)[there]
+    assert cosine.min() > least
+
+
+def test_the_default_where_nothing_can_be_timed(tiny_bundle: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    wanted = ExportOptions(tiny_bundle, engine="tensorrt-rtx", calibration=Path("data.npz"))
+    assert publish._wanted(ENGINES["tensorrt-rtx"], wanted) == ["fp16"]
 
 
 def test_unknown_compute_capabilities_are_named(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"compute capability 9\.0, x; there are 7\.5, 8\.0, "):
-        export(options(tiny_bundle, tmp_path, "fp16", "8.9,9.0,x"))
+        export(options(tiny_bundle, tmp_path, "8.9,9.0,x"))
     assert not (tmp_path / "repository").exists()
 
 
@@ -152,10 +199,3 @@ def test_the_bindings_have_what_the_runtime_uses() -> None:
     ):
         assert all(callable(getattr(holder, name)) for name in names)
     assert trt.DynamicShapesKernelSpecializationStrategy.LAZY
-
-
-def test_manifests_say_what_plans_are_for(tiny_bundle: Path, tmp_path: Path) -> None:
-    repository = export(options(tiny_bundle, tmp_path)).path
-    request = json.loads((repository / "manifest.json").read_text())["request"]
-    assert request["build"]["compute_capabilities"] == "8.9,12.0"
-    assert request["versions"]["tensorrt-rtx-cu12-bindings"] == trt.__version__
