@@ -30,8 +30,19 @@ static bool is_backend(void *caller)
     return dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "libtriton_python");
 }
 
-/* The name of the shared memory that an address is in: a model's process has one of its own. */
-static bool find_region(const void *address, char name[256])
+/* What a thread last waited for: a model's shared memory, which no other has, and its process, once it
+ * was seen. */
+static __thread struct {
+    unsigned long start, end;
+    char region[256], pid[16];
+} known;
+
+static bool is_known(const void *address)
+{
+    return known.start <= (unsigned long)address && (unsigned long)address < known.end;
+}
+
+static bool find_region(const void *address)
 {
     char line[1024], path[512];
     unsigned long start, end;
@@ -40,11 +51,15 @@ static bool find_region(const void *address, char name[256])
     while (maps && !found && fgets(line, sizeof line, maps)) {
         found = sscanf(line, "%lx-%lx %*s %*s %*s %*s %511s", &start, &end, path) == 3
                 && start <= (unsigned long)address && (unsigned long)address < end
-                && strncmp(path, "/dev/shm/", 9) == 0
-                && snprintf(name, 256, "%s", path + 9) < 256;
+                && strncmp(path, "/dev/shm/", 9) == 0 && strlen(path + 9) < sizeof known.region;
     }
     if (maps) {
         fclose(maps);
+    }
+    if (found) {
+        known.start = start;
+        known.end = end;
+        strcpy(known.region, path + 9);
     }
     return found;
 }
@@ -62,18 +77,43 @@ static bool names(const char *pid, const char *word)
     return size > 0 && memmem(line, size, word, strlen(word) + 1);
 }
 
-static bool is_alive(const char *region)
+static bool find_process(void)
 {
     bool found = false;
     struct dirent *entry;
     DIR *processes = opendir("/proc");
     while (processes && !found && (entry = readdir(processes))) {
-        found = isdigit((unsigned char)entry->d_name[0]) && names(entry->d_name, region);
+        found = isdigit((unsigned char)entry->d_name[0]) && names(entry->d_name, known.region)
+                && snprintf(known.pid, sizeof known.pid, "%s", entry->d_name) < 16;
     }
     if (processes) {
         closedir(processes);
     }
     return found;
+}
+
+/* What is to be said of the process that an address is shared with. One that nobody has seen may be
+ * about to begin; one that was seen, and is not there, is dead. */
+static enum state { NO_MODEL, UNSEEN, ALIVE, DEAD } look(const void *address, void *caller)
+{
+    char before[sizeof known.region] = "";
+    if (!is_backend(caller)) {
+        return NO_MODEL;
+    }
+    if (is_known(address) && known.pid[0]) {
+        if (names(known.pid, known.region)) {
+            return ALIVE;
+        }
+        strcpy(before, known.region);
+    }
+    if (!find_region(address)) {
+        return NO_MODEL;
+    }
+    if (strcmp(before, known.region) == 0) {
+        return DEAD;
+    }
+    known.pid[0] = 0;
+    return find_process() ? ALIVE : UNSEEN;
 }
 
 static struct timespec after(long milliseconds)
@@ -96,8 +136,11 @@ static bool is_before(const struct timespec *one, const struct timespec *other)
 }
 
 /* Until when to wait at first. */
-static struct timespec begin(const struct timespec *deadline)
+static struct timespec begin(const void *address, void *caller, const struct timespec *deadline)
 {
+    if (!is_known(address)) {
+        look(address, caller);
+    }
     struct timespec soon = after(50);
     return is_before(&soon, deadline) ? soon : *deadline;
 }
@@ -106,20 +149,20 @@ static struct timespec begin(const struct timespec *deadline)
 static bool go_on(const void *address, void *caller, const struct timespec *deadline,
                   struct timespec *until)
 {
-    char region[256];
-    if (is_backend(caller) && find_region(address, region)) {
+    enum state state = look(address, caller);
+    if (state == ALIVE) {
         *until = after(1000);
-        return is_alive(region);
+        return true;
     }
     bool early = is_before(until, deadline);
     *until = *deadline;
-    return early;
+    return early && state != DEAD;
 }
 
 int sem_timedwait(sem_t *semaphore, const struct timespec *deadline)
 {
     int (*wait)(sem_t *, const struct timespec *) = dlsym(RTLD_NEXT, "sem_timedwait");
-    struct timespec until = begin(deadline);
+    struct timespec until = begin(semaphore, __builtin_return_address(0), deadline);
     while (wait(semaphore, &until)) {
         if (errno != ETIMEDOUT) {
             return -1;
@@ -136,7 +179,7 @@ int pthread_mutex_timedlock(pthread_mutex_t *mutex, const struct timespec *deadl
 {
     int (*lock)(pthread_mutex_t *, const struct timespec *) =
         dlsym(RTLD_NEXT, "pthread_mutex_timedlock");
-    struct timespec until = begin(deadline);
+    struct timespec until = begin(mutex, __builtin_return_address(0), deadline);
     int error;
     while ((error = lock(mutex, &until)) == ETIMEDOUT
            && go_on(mutex, __builtin_return_address(0), deadline, &until)) {
