@@ -20,6 +20,8 @@ _OBJECTS = {
     "_runtime", "_engine",
 }  # fmt: skip
 """Names of variables and fields that hold TensorRT's objects."""
+OF_RTX = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
+"""Which TensorRT-RTX alone has, and is asked for."""
 
 
 def used_names() -> set[str]:
@@ -44,7 +46,7 @@ def used_names() -> set[str]:
                     if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")
                 }
     # One is asked for by name, one is our own.
-    return (names | {"STRONGLY_TYPED"}) - {"summary"}
+    return (names | {"STRONGLY_TYPED"}) - {"summary"} - OF_RTX
 
 
 def main(wheels: list[str]) -> None:

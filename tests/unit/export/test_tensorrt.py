@@ -5,6 +5,8 @@ Tests marked `tensorrt` build and run real engines, where TensorRT and a GPU are
 
 import importlib.util
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,6 @@ from teran_export.graphs import (
     random_inputs,
 )
 from teran_export.limits import MAX_CELLS
-from teran_export.onnx_graphs import write_graph
 from teran_export.options import BuildOptions, Limits
 from teran_export.tensorrt.builder import build_plan
 from teran_export.tensorrt.operators import check_graph, support
@@ -52,7 +53,6 @@ has_tensorrt = importlib.util.find_spec("tensorrt") is not None and torch.cuda.i
 
 
 def source_of(graph: Graph, model: TeranModel, work: Path) -> Source:
-    write_graph(graph, model, work)
     return Source(graph, graph.path(work), model, Limits(8, 16))
 
 
@@ -60,6 +60,22 @@ def samples(graph: Graph) -> list[dict[str, np.ndarray]]:
     if graph is ALIGNMENT:
         return []
     return [random_inputs(graph, TINY, (8, 16), seed) for seed in range(8)]
+
+
+Typed = Callable[[Graph, str], tuple[Source, Path]]
+
+
+@pytest.fixture(scope="module")
+def typed(tiny_model: TeranModel, tmp_path_factory: pytest.TempPathFactory) -> Typed:
+    """The typed graph of a part in a precision, written once."""
+
+    @cache
+    def write(graph: Graph, precision: str) -> tuple[Source, Path]:
+        folder = tmp_path_factory.mktemp("typed")
+        source = source_of(graph, tiny_model, folder)
+        return source, typed_graph(source, folder, precision, samples(graph))
+
+    return write
 
 
 def reference(graph: Graph, model: TeranModel, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -72,7 +88,7 @@ def reference(graph: Graph, model: TeranModel, inputs: dict[str, np.ndarray]) ->
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
 def test_tensorrt_can_take_every_graph(
-    graph: Graph, precision: str, tiny_model: TeranModel, tmp_path: Path
+    graph: Graph, precision: str, typed: Typed, tmp_path: Path
 ) -> None:
     """Operators, types, strong typing and inferable shapes; and the types are the asked ones.
 
@@ -80,9 +96,7 @@ def test_tensorrt_can_take_every_graph(
     """
     if graph is ALIGNMENT and precision in ("int8", "fp8"):
         pytest.skip("the alignment decides the ranking: it is built in fp32 only")
-    (tmp_path / "typed").mkdir()
-    source = source_of(graph, tiny_model, tmp_path)
-    path = typed_graph(source, tmp_path / "typed", precision, samples(graph))
+    source, path = typed(graph, precision)
     model = onnx.load(path)
     check_graph(model, graph.name)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -112,11 +126,9 @@ def test_tensorrt_can_take_every_graph(
 )
 @pytest.mark.parametrize("graph", ENCODERS, ids=lambda graph: graph.name)
 def test_graphs_give_the_models_embeddings(
-    graph: Graph, precision: str, least: float, tiny_model: TeranModel, tmp_path: Path
+    graph: Graph, precision: str, least: float, tiny_model: TeranModel, typed: Typed
 ) -> None:
-    (tmp_path / "typed").mkdir()
-    source = source_of(graph, tiny_model, tmp_path)
-    path = typed_graph(source, tmp_path / "typed", precision, samples(graph))
+    _, path = typed(graph, precision)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = random_inputs(graph, TINY, (3, 20), seed=99)
     result, expected = session.run(None, inputs)[0], reference(graph, tiny_model, inputs)
@@ -165,12 +177,10 @@ def test_scales_follow_the_largest_values(precision: str, end: float, tmp_path: 
 
 @pytest.mark.parametrize(("largest", "least"), [(33.0, 0.999), (1000.0, MIN_COSINE)])
 def test_fp16_does_not_overflow(
-    largest: float, least: float, tiny_model: TeranModel, tmp_path: Path
+    largest: float, least: float, tiny_model: TeranModel, typed: Typed
 ) -> None:
     """Real features reach 33; a detector gone wrong may say more, and must still pass the gate."""
-    (tmp_path / "typed").mkdir()
-    source = source_of(VISUAL_ENCODER, tiny_model, tmp_path)
-    path = typed_graph(source, tmp_path / "typed", "fp16", [])
+    _, path = typed(VISUAL_ENCODER, "fp16")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = random_inputs(VISUAL_ENCODER, TINY, (4, 36), seed=1)
     features = inputs["region_features"].astype(np.float32)

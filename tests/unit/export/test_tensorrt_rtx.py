@@ -22,6 +22,7 @@ from teran.model import TeranModel
 from teran.runtime.rtx import RtxPlan
 from teran.supervisor.host import free_ports
 from tests.conftest import TINY
+from tests.fakes.bindings import OF_RTX
 
 trt: Any = pytest.importorskip("tensorrt_rtx_bindings")
 
@@ -199,3 +200,5 @@ def test_the_bindings_have_what_the_runtime_uses() -> None:
     ):
         assert all(callable(getattr(holder, name)) for name in names)
     assert trt.DynamicShapesKernelSpecializationStrategy.LAZY
+    for name in OF_RTX:
+        assert hasattr(trt, name) or hasattr(trt.IBuilderConfig, name)
