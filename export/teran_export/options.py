@@ -51,7 +51,7 @@ class ExportOptions:
     """openvino, onnxruntime, aoti, tensorrt or tensorrt-rtx."""
     precision: str = AUTO
     """fp32, fp16, bf16, int8 or fp8, as the engine offers; auto: the fastest that passes the gate,
-    int8 among them only with real calibration data."""
+    int8 among them only with real calibration data, and fp16 where none can be run."""
     _: KW_ONLY
     calibration: Path | None = None
     """An .npz of real images and captions: region_features, boxes, region_mask, captions,

@@ -29,17 +29,18 @@ def verify(repository: Path, say: Callable[[str], None], is_stopping: Callable[[
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        said: list[str] = []
-        assert process.stdout is not None
         try:
-            while process.poll() is None:
-                if is_stopping():
-                    return
-            for line in process.stdout:
-                say(line.rstrip())
-                said.append(line.rstrip())
+            while True:
+                try:
+                    said = process.communicate(timeout=0.1)[0].splitlines()
+                    break
+                except subprocess.TimeoutExpired:
+                    if is_stopping():
+                        return
         finally:
             process.kill()
+    for line in said:
+        say(line)
     if process.returncode:
         reason = said[-1].removeprefix("error: ") if said else "it gave no reason"
         raise ServingError(f"the engines were checked: {reason}")

@@ -54,13 +54,12 @@ class Engine(Protocol):
     """Whether it is built from the ONNX graphs in fp32, rather than from PyTorch."""
     on_gpu: bool
     """Whether it runs on a GPU."""
+    files: tuple[str, ...]
+    """What `build` writes; the first is Triton's `default_model_filename`."""
 
     @property
     def runs_here(self) -> bool:
         """Whether what is built can be run on this host. If not, what it was built from is."""
-
-    files: tuple[str, ...]
-    """What `build` writes; the first is Triton's `default_model_filename`."""
 
     def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:
         """The precisions it can be built in here, from the plainest to the most reduced.

@@ -90,6 +90,19 @@ def test_engines_for_a_gpu(settings: ServeSettings) -> None:
     assert bad(replace(settings, gallery_device="cuda"))["gpu"].verdict is Verdict.ERROR
 
 
+def test_engines_that_were_not_run_where_they_were_built(settings: ServeSettings) -> None:
+    path = settings.repository / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"verified": False}))
+    assert "teran verify" in bad(settings)["verification"].advice
+    found = {"host": {"gpu": "a GPU"}, "date": "today", "refused": "cosine 0.5"}
+    verified = settings.repository / "verified.json"
+    verified.write_text(json.dumps(found))
+    assert bad(settings)["verification"].verdict is Verdict.ERROR
+    assert "cosine 0.5" in bad(settings)["verification"].message
+    verified.write_text(json.dumps(found | {"refused": None}))
+    assert "verification" not in bad(settings)
+
+
 def test_a_port_in_use(settings: ServeSettings) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", settings.http_port))

@@ -130,11 +130,10 @@ def test_plans_are_for_the_gpus_that_are_named() -> None:
 class Recorded:
     """An engine of TensorRT-RTX on a GPU that is not here: what it is asked for."""
 
-    def __init__(self, refused: bool = False) -> None:
+    def __init__(self) -> None:
         self.configs: list[Recorded] = []
         self.contexts: list[Recorded] = []
         self.kernels = b""
-        self.refused = refused
 
     def create_runtime_config(self) -> "Recorded":
         self.configs.append(Recorded())
