@@ -47,10 +47,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         batch, length, dim = x.shape
-        q, k, v = (
-            part.view(batch, length, self.heads, -1).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        # Split by heads first: one kernel then, and the projection's bias is added in its matmul.
+        packed = self.qkv(x).view(batch, length, 3 * self.heads, -1).transpose(1, 2)
+        q, k, v = packed.chunk(3, dim=1)
         # Scaled before the product, which then fits fp16; the softmax is in fp32 always.
         logits = widened(torch.matmul(q * self.scale, k.transpose(-1, -2))) + bias
         weights = logits.softmax(dim=-1).to(v.dtype)

@@ -1,7 +1,7 @@
-"""A recorded fake of TensorRT's Python module: what was asked of it, and failures on demand.
+"""A recorded fake of TensorRT's Python module, for what TensorRT-RTX's real one can't be asked.
 
-It builds nothing. It has the names the published bindings have (see `bindings.json`), so that the
-builder's control flow can be run where TensorRT is not installed.
+Versions 10 and 11 side by side, flags that RTX has not, and a layer without a kernel. It builds
+nothing, and has the names the published bindings have (see `bindings.json`).
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,10 @@ class _Severity(IntEnum):
 class FakeTensorRt:
     """Stands for the module `tensorrt`."""
 
-    def __init__(
-        self,
-        *,
-        version: str = "10.15.1",
-        parse_errors: Sequence[tuple[str, str]] = (),
-        build_errors: Sequence[str] = (),
-        refuse_profiles: bool = False,
-        foreign_cache: bool = False,
-    ) -> None:
+    def __init__(self, *, version: str = "10.15.1", build_errors: Sequence[str] = ()) -> None:
         self.__version__ = version
         self.calls: list[tuple[Any, ...]] = []
-        self.parse_errors, self.build_errors = parse_errors, build_errors
-        self.refuse_profiles, self.foreign_cache = refuse_profiles, foreign_cache
+        self.build_errors = build_errors
         flag = "STRONGLY_TYPED" if version.startswith("10.") else "OTHER"
         members = {
             "NetworkDefinitionCreationFlag": {flag: 1},
@@ -77,8 +68,6 @@ class FakeTensorRt:
 
             def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
                 assert not ignore_mismatch
-                if fake.foreign_cache and cache.data:
-                    return False
                 self.cache = cache
                 fake.calls.append(("set_timing_cache", cache.data))
                 return True
@@ -88,9 +77,6 @@ class FakeTensorRt:
 
             def add_optimization_profile(self, profile: Profile) -> int:
                 assert isinstance(profile, Profile)
-                if fake.refuse_profiles:
-                    fake.logger.log(Logger.Severity.ERROR, "profile is not valid")
-                    return -1
                 fake.calls.append(("add_optimization_profile",))
                 return len([c for c in fake.calls if c[0] == "add_optimization_profile"]) - 1
 
@@ -121,30 +107,13 @@ class FakeTensorRt:
                     fake.logger.log(Logger.Severity.ERROR, message)
                 return None if fake.build_errors else b"a plan"
 
-        class Error:
-            def __init__(self, node: str, text: str) -> None:
-                self._node, self._text = node, text
-
-            def node_name(self) -> str:
-                return self._node
-
-            def desc(self) -> str:
-                return self._text
-
         class Parser:
             def __init__(self, network: str, logger: Any) -> None:
                 assert (network, logger) == ("network", fake.logger)
 
-            @property
-            def num_errors(self) -> int:
-                return len(fake.parse_errors)
-
-            def get_error(self, index: int) -> Error:
-                return Error(*fake.parse_errors[index])
-
             def parse_from_file(self, path: str) -> bool:
                 fake.calls.append(("parse_from_file", path))
-                return not fake.parse_errors
+                return True
 
         self.Builder, self.OnnxParser = Builder, Parser
         self.logger: Any = None

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
 from teran.contract import USUAL_REGIONS
@@ -24,11 +23,12 @@ from teran_export.limits import MAX_REGIONS
 from teran_export.onnx_graphs import write_graph
 from teran_export.options import BuildOptions
 from teran_export.tensorrt.builder import build_plan, make_logger
-from teran_export.tensorrt.operators import check_graph
 from teran_export.tensorrt.profiles import GRAPH_WORDS, Profile, fixed_dims, profiles
 from teran_export.tensorrt.quantize import quantize
 
 _QUANTIZED = ("int8", "fp8")
+_HALF = "fp16"
+"""What is not quantised is in that: the graph is kept, to be quantised in more than one way."""
 _FP8_CAPABILITY = (8, 9)
 _QUEUED_BATCHES = 16
 """So many full batches may wait; more is refused at once, rather than answered too late."""
@@ -61,9 +61,10 @@ class TensorRtEngine:
     def build(
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
-        onnx_file = typed_graph(source, directory, precision, samples)
+        onnx_file = typed_graph(source, precision, samples)
         self.compile(source, onnx_file, directory)
-        onnx_file.unlink()
+        if precision != _HALF:
+            onnx_file.unlink()
 
     def compile(self, source: Source, onnx_file: Path, directory: Path) -> None:
         """Build the plan of a typed graph.
@@ -71,7 +72,6 @@ class TensorRtEngine:
         Raises:
             ExportError: TensorRT can't take it; names the layer.
         """
-        check_graph(onnx.load(onnx_file), source.graph.name)
         built = build_plan(
             self.library(),
             onnx_file,
@@ -148,20 +148,21 @@ def gpu() -> dict[str, str]:
     return {"gpu": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
 
 
-def typed_graph(source: Source, directory: Path, precision: str, samples: Iterable[Arrays]) -> Path:
+def typed_graph(source: Source, precision: str, samples: Iterable[Arrays]) -> Path:
     """Write a part's ONNX file in a precision, as strongly typed networks want it.
+
+    It lies beside the source's. What is in float is written once for each folder.
 
     Raises:
         ExportError: it differs from PyTorch in the same precision, or does not fit it.
     """
-    graph = source.graph
-    if precision not in _QUANTIZED:
+    graph, folder = source.graph, source.onnx.parent
+    path = folder / f"{graph.name}.{precision}.onnx"
+    if precision in _QUANTIZED:
+        half = typed_graph(source, _HALF, samples)
+        quantize(half, path, precision, samples, source.kept_in_float)
+    elif not path.is_file():
         model = in_precision(source.model, precision)
-        write_graph(graph, model, directory, tolerance=_TOLERANCE[precision], opset=_OPSET)
-        return graph.path(directory)
-    # What is not quantised is in fp16.
-    half = typed_graph(source, directory, "fp16", samples)
-    target = half.with_name(f"{graph.name}.{precision}.onnx")
-    quantize(half, target, precision, samples, source.kept_in_float)
-    half.unlink()
-    return target
+        write_graph(graph, model, folder, tolerance=_TOLERANCE[precision], opset=_OPSET)
+        graph.path(folder).rename(path)
+    return path

@@ -50,12 +50,14 @@ class TensorRtRtxEngine(TensorRtEngine):
     def build(
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
-        onnx_file = typed_graph(source, directory, precision, samples)
-        self.compile(source, onnx_file, directory)
         if self.runs_here or source.graph == ALIGNMENT:
-            onnx_file.unlink()
+            super().build(source, directory, precision, samples)
             return
-        onnx_file.rename(directory / _GRAPH)
+        onnx_file = typed_graph(source, precision, samples)
+        self.compile(source, onnx_file, directory)
+        kept = directory / _GRAPH
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(onnx_file)
         if precision == "bf16":
             module = source.graph.module(in_precision(source.model, precision))
             torch.save(module.eval(), directory / _MODULE)

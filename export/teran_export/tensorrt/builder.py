@@ -39,6 +39,7 @@ def build_plan(
     timing_cache: Path,
     report: Report = lambda _: None,
     capabilities: Sequence[str] = (),
+    listen: Report | None = None,
 ) -> Built:
     """Build `plan` from `onnx`; the timing cache is read, used and written back.
 
@@ -52,12 +53,13 @@ def build_plan(
         report: told of every step.
         capabilities: the GPUs to build for, as TensorRT-RTX names them ("SM89"); without any, for
             the one that is here.
+        listen: told whatever the builder logs, every kernel it chose among that.
 
     Raises:
         ExportError: the graph can't be parsed, or no kernel was found; names the layer.
     """
     started = time.monotonic()
-    logger = make_logger(trt)
+    logger = make_logger(trt, listen)
     builder = trt.Builder(logger)
     # Version 11 knows strongly typed networks only, and ignores the flag.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -74,6 +76,8 @@ def build_plan(
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if listen:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, name in enumerate(capabilities):
@@ -101,8 +105,8 @@ def build_plan(
     return Built(round(time.monotonic() - started, 1), peak, len(data))
 
 
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps warnings and errors."""
+def make_logger(trt: Any, listen: Report | None = None) -> Any:
+    """A logger that keeps errors, and passes all there is to `listen`."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -110,6 +114,8 @@ def make_logger(trt: Any) -> Any:
             self.messages: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            if listen:
+                listen(message)
             if int(severity) <= int(trt.ILogger.Severity.ERROR):
                 self.messages.append(message)
 

@@ -1,11 +1,15 @@
 """The builder of plans on NVIDIA's own: TensorRT-RTX builds without a GPU."""
 
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from teran_export.options import BuildOptions
 from teran_export.tensorrt.builder import Built, build_plan
 from teran_export.tensorrt.profiles import Range
@@ -16,21 +20,41 @@ trt: Any = pytest.importorskip("tensorrt_rtx_bindings")
 RANGE = Range((1, 4), (2, 4), (8, 4))
 
 
-def built(
-    work: Path, *nodes: NodeProto, ranges: Range = RANGE, result: int = TensorProto.FLOAT
-) -> tuple[Built, list[str]]:
-    """Build a plan of x, of n rows of four numbers; and what was reported."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+def write(
+    path: Path,
+    *nodes: NodeProto,
+    kind: int = TensorProto.FLOAT,
+    result: int = TensorProto.FLOAT,
+    weights: Sequence[TensorProto] = (),
+) -> None:
+    """Write a graph of x, of n rows of four numbers."""
+    x = helper.make_tensor_value_info("x", kind, ["n", 4])
     y = helper.make_tensor_value_info("y", result, None)
-    graph = helper.make_graph(nodes, "g", [x], [y])
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
     opset = helper.make_opsetid("", 21)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), work / "part.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+
+
+def build(
+    work: Path, ranges: Range = RANGE, options: BuildOptions = BuildOptions()
+) -> tuple[Built, list[str]]:
+    """Build a plan of it; and what was reported."""
     told: list[str] = []
     plan, cache = work / "model.plan", work / "timing.cache"
-    made = build_plan(
-        trt, work / "part.onnx", plan, [{"x": ranges}], BuildOptions(), cache, told.append
-    )
+    made = build_plan(trt, work / "part.onnx", plan, [{"x": ranges}], options, cache, told.append)
     return made, told
+
+
+def built(
+    work: Path,
+    *nodes: NodeProto,
+    ranges: Range = RANGE,
+    options: BuildOptions = BuildOptions(),
+    **graph: Any,
+) -> tuple[Built, list[str]]:
+    """Both."""
+    write(work / "part.onnx", *nodes, **graph)
+    return build(work, ranges, options)
 
 
 RELU = helper.make_node("Relu", ["x"], ["y"], "relu")
@@ -78,6 +102,46 @@ def test_what_the_parser_can_not_take_is_named(
         built(tmp_path, *nodes)
     assert not (tmp_path / "model.plan").exists()
     assert not (tmp_path / "timing.cache").exists()
+
+
+def test_a_type_that_the_parser_does_not_have_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["x", "x"], ["y"], "add")
+    with pytest.raises(ExportError, match=r"(?s)can't parse part\.onnx: .*data type"):
+        built(tmp_path, node, kind=TensorProto.UINT16, result=TensorProto.UINT16)
+
+
+MATMUL = helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")
+
+
+def weight(rows: int, columns: int) -> TensorProto:
+    return numpy_helper.from_array(np.ones((rows, columns), np.float32), "w")
+
+
+def test_a_plan_without_scratch_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"(?s)can't build part\.onnx: .*workspace memory"):
+        built(tmp_path, MATMUL, weights=[weight(4, 64)], options=BuildOptions(workspace=0))
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_a_host_without_memory_is_an_error_like_any_other(tmp_path: Path) -> None:
+    """In a process of its own, which may not have much more than it has."""
+    large = weight(4, 1 << 22)
+    write(tmp_path / "part.onnx", MATMUL, weights=[large])
+    code = """
+import resource, sys
+from pathlib import Path
+from tests.unit.export.test_builder import build
+(kilobytes,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize")]
+most = 1024 * int(kilobytes) + (32 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+build(Path(sys.argv[1]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert "ExportError: TensorRT can't parse part.onnx: graph: std::bad_alloc" in ran.stderr
+    assert not (tmp_path / "model.plan").exists()
 
 
 def test_operators_whose_shapes_depend_on_values_are_refused(tmp_path: Path) -> None:
