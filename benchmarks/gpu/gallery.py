@@ -76,10 +76,9 @@ def _measure(
         values = random.standard_normal((queries * WORDS, dim)).astype(np.float32)
         values /= np.linalg.norm(values, axis=1, keepdims=True)
         lanes = Lanes.of(np.split(values, queries), Sides.BEST_ROW)
-        everything = [np.ones(images, bool)] * queries
 
         def scan() -> Any:
-            return copy.candidates(gallery, lanes, clamps, everything, [K] * queries)  # type: ignore[arg-type]  # noqa: B023
+            return copy.candidates(gallery, lanes, clamps, [None] * queries, [K] * queries)  # type: ignore[arg-type]  # noqa: B023
 
         seconds = clock(scan)
         operations = 2 * images * REGIONS * dim * WORDS * queries

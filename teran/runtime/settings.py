@@ -72,7 +72,7 @@ class GallerySettings(Cluster, RequestLimits, Admission):
     gallery_snapshots: Positive = 100
     """Snapshots kept in the directory, beyond which none is written."""
     gallery_device: str = "cpu"
-    """Where to scan: cpu, cuda or cuda:N."""
+    """Where to scan: cpu, cuda, cuda:N, or several GPUs that hold a part each: cuda:0,cuda:1."""
     gallery_precision: str = "fp16"
     """Of a GPU's copy: fp16, bf16 or fp8."""
     write_key_file: Path | None = None

@@ -72,7 +72,7 @@ class Chunk:
     present: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """(capacity,), whether a slot holds an item."""
     stamps: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(capacity,), the gallery's generation when a slot was written last."""
+    """(capacity,), the gallery's generation when a slot was written or emptied last."""
     changed: int = 0
     """The largest of them."""
     free: list[int] = field(default_factory=list)
@@ -100,9 +100,10 @@ class Chunk:
         self.points[slot], self.versions[slot], self.present[slot] = point, version, True
         self.stamps[slot] = self.changed = generation
 
-    def vacate(self, slot: int) -> None:
+    def vacate(self, slot: int, generation: int) -> None:
         """Take a slot back."""
         self.points[slot], self.present[slot] = None, False
+        self.stamps[slot] = self.changed = generation
         self.free.append(slot)
 
     def reserve(self, values: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -215,8 +216,8 @@ class Compact:
         if place is None:
             return False
         chunk, slot = place
-        chunk.vacate(slot)
         self.generation += 1
+        chunk.vacate(slot, self.generation)
         return True
 
     def rows_of(self, point: UUID) -> npt.NDArray[np.float16] | None:

@@ -5,6 +5,7 @@ device. They are scored again on the host in fp32, so that a coarser precision c
 Every operation is torch's, so the same code runs on a CPU, which is how it is tested.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from teran.errors import GalleryError
 from teran.gallery.search.compact import Chunk, Compact
-from teran.gallery.search.kernels.base import Indices, Lanes, Sides
+from teran.gallery.search.kernels.base import Floats, Indices, Lanes, Sides
 
+Masks = Sequence[npt.NDArray[np.bool_]]
+"""Which slots of every chunk may be found."""
 _BLOCK = 1 << 27
 """Cosines made at a time."""
 _FEWEST_SLOTS = 64
+_KEPT_MASKS = 16
 _LANE_STEP = 16
 """Lanes are padded to a multiple of this, which tensor cores take at a time."""
 _FP8_SCALE = 64.0
@@ -49,70 +53,61 @@ class _Resident:
 
     rows: Tensor
     """(capacity, R, D)"""
+    present: Tensor
+    """(capacity,), whether a slot holds an item."""
     seen: int = 0
     """The generation up to which it is in step with the host."""
 
 
 class DeviceCopy:
-    """Keeps itself in step with one `Compact`, and scans."""
+    """Keeps itself in step with one `Compact`, and scans; on one device, or divided among several.
 
-    def __init__(self, device: str, precision: str = Precision.FP16) -> None:
-        """Choose a device, for example "cuda", and one of `Precision`.
+    Every chunk lies on the device that had the fewest bytes when it came.
+    """
+
+    def __init__(self, devices: str, precision: str = Precision.FP16) -> None:
+        """Choose devices, for example "cuda" or "cuda:0,cuda:1", and one of `Precision`.
 
         Raises:
             GalleryError: there is no such device or precision.
         """
         try:
             self._precision = Precision(precision)
-            self._device = torch.device(device)
-            torch.empty(1, device=self._device)
+            self._shards = [
+                _Shard(torch.device(name.strip()), self._precision) for name in devices.split(",")
+            ]
         except (RuntimeError, AssertionError, ValueError) as error:
             raise GalleryError(
-                f"galleries can't be kept on {device!r} in {precision!r}: {error}"
+                f"galleries can't be kept on {devices!r} in {precision!r}: {error}"
             ) from error
-        self._chunks: dict[int, _Resident] = {}
+        self._homes: dict[int, _Shard] = {}
 
     def sync(self, compact: Compact) -> None:
         """Upload what changed since the last time."""
         for chunk in compact.chunks:
-            resident = self._with_room(chunk)
-            if resident.seen < chunk.changed:
-                used = len(chunk)
-                slots = np.flatnonzero(chunk.stamps[:used] > resident.seen)
-                if len(slots) == used:
-                    resident.rows[:used] = self._upload(chunk.arrays["exact"][:used])
-                else:
-                    values = self._upload(chunk.arrays["exact"][slots])
-                    resident.rows[torch.from_numpy(slots).to(self._device)] = values
-                resident.seen = chunk.changed
+            self._home(chunk.number).sync(chunk)
 
-    def _with_room(self, chunk: Chunk) -> _Resident:
-        """A chunk's rows, grown where it has outgrown them."""
-        resident, used = self._chunks.get(chunk.number), len(chunk)
-        if resident is None or len(resident.rows) < used:
-            size = min(chunk.capacity, max(_FEWEST_SLOTS, 2 * used))
-            shape = (size, *chunk.arrays["exact"].shape[1:])
-            rows = torch.empty(shape, dtype=_TYPES[self._precision], device=self._device)
-            if resident is not None:
-                rows[: len(resident.rows)] = resident.rows
-            resident = _Resident(rows, resident.seen if resident else 0)
-            self._chunks[chunk.number] = resident
-        return resident
+    def _home(self, number: int) -> "_Shard":
+        """The device of a chunk."""
+        if number not in self._homes:
+            self._homes[number] = min(self._shards, key=lambda shard: shard.bytes)
+        return self._homes[number]
 
     def hold(self, number: int, rows: Tensor) -> None:
-        """Take rows (N, R, D) that are on the device already as those of a chunk."""
-        self._chunks[number] = _Resident(rows, seen=1 << 62)
+        """Take rows (N, R, D) that are on a device already as those of a chunk of as many items."""
+        present = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        self._home(number).chunks[number] = _Resident(rows, present, seen=1 << 62)
 
     def resident(self, number: int) -> Tensor:
-        """A chunk's rows on the device (capacity, R, D), by the precision's own scale."""
-        return self._chunks[number].rows
+        """A chunk's rows on its device (capacity, R, D), by the precision's own scale."""
+        return self._homes[number].chunks[number].rows
 
     def candidates(
         self,
         compact: Compact,
         lanes: Lanes,
         clamp_rows: Sequence[bool],
-        allowed: Sequence[npt.NDArray[np.bool_]],
+        allowed: Sequence[Masks | None],
         counts: Sequence[int],
     ) -> list[Indices]:
         """Numbers of every query's best items, through all chunks, in no order.
@@ -121,37 +116,148 @@ class DeviceCopy:
             compact: what `sync` was called with last.
             lanes: Q queries.
             clamp_rows: per chunk, whether a lane's best row counts as at least 0.
-            allowed: per query, which items may be found (N).
-            counts: per query, how many to find; no more than are allowed.
+            allowed: per query, which slots of every chunk may be found; None for all items.
+            counts: per query, how many to find.
         """
-        packed = _Lanes(lanes, self._device, self._precision)
         ends = np.cumsum([0, *(len(chunk) for chunk in compact.chunks)])
-        scores = torch.empty(len(lanes), int(ends[-1]), device=self._device)
-        for i, (chunk, clamp) in enumerate(zip(compact.chunks, clamp_rows, strict=True)):
-            self._score(chunk, packed, clamp=clamp, into=scores[:, ends[i] : ends[i + 1]])
+        begun = [
+            shard.best(mine, lanes, clamp_rows, allowed, max(counts))
+            for shard in self._shards
+            if (mine := [one for one in compact.chunks if self._homes[one.number] is shard])
+        ]
+        # Nothing was waited for until here: all devices are at work.
+        found = [best.to_host(ends) for best in begun]
         result = []
-        for row, mask, count in zip(scores, allowed, counts, strict=True):
-            row.masked_fill_(~torch.from_numpy(mask).to(self._device), -torch.inf)
-            best = row.topk(count, sorted=False).indices
-            result.append(best.cpu().numpy())
+        for query, count in enumerate(counts):
+            scores = np.concatenate([one[0][query] for one in found])
+            items = np.concatenate([one[1][query] for one in found])
+            best = np.argsort(-scores, kind="stable")[:count]
+            result.append(items[best[scores[best] > -np.inf]])
         return result
 
+    def converted(self, rows: Tensor) -> Tensor:
+        """Embeddings in fp16 as they are kept."""
+        return _converted(rows, self._precision)
+
+
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """What one device finds, perhaps still at work."""
+
+    scores: Tensor
+    """(Q, k)"""
+    positions: Tensor
+    """(Q, k), through the device's own chunks."""
+    chunks: Sequence[Chunk]
+
+    def to_host(self, ends: npt.NDArray[np.int64]) -> tuple[Floats, Indices]:
+        """Scores and the items' numbers, (Q, k) each; waits for the device.
+
+        Args:
+            ends: where each chunk's items begin, through all chunks of the gallery.
+        """
+        own = np.cumsum([0, *(len(chunk) for chunk in self.chunks)])
+        shift = np.array([ends[chunk.number] for chunk in self.chunks]) - own[:-1]
+        positions = self.positions.cpu().numpy()
+        numbers = positions + shift[np.searchsorted(own, positions, side="right") - 1]
+        return self.scores.cpu().numpy(), numbers
+
+
+class _Shard:
+    """The chunks that lie on one device."""
+
+    def __init__(self, device: torch.device, precision: Precision) -> None:
+        torch.empty(1, device=device)  # fails where there is no such device
+        self._device, self._precision = device, precision
+        self.chunks: dict[int, _Resident] = {}
+        self._masks: OrderedDict[tuple[int, ...], tuple[Masks, Tensor]] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        """Of the rows it holds."""
+        return sum(one.rows.nbytes for one in self.chunks.values())
+
+    def sync(self, chunk: Chunk) -> None:
+        """Upload what changed in a chunk."""
+        resident, used = self._with_room(chunk), len(chunk)
+        if resident.seen >= chunk.changed:
+            return
+        slots = np.flatnonzero(chunk.stamps[:used] > resident.seen)
+        if len(slots) == used:
+            resident.rows[:used] = self._upload(chunk.arrays["exact"][:used])
+            resident.present[:used] = torch.from_numpy(chunk.present[:used]).to(self._device)
+        else:
+            places = torch.from_numpy(slots).to(self._device)
+            resident.rows[places] = self._upload(chunk.arrays["exact"][slots])
+            resident.present[places] = torch.from_numpy(chunk.present[slots]).to(self._device)
+        resident.seen = chunk.changed
+
+    def _with_room(self, chunk: Chunk) -> _Resident:
+        """A chunk's rows, grown where it has outgrown them."""
+        resident, used = self.chunks.get(chunk.number), len(chunk)
+        if resident is None or len(resident.rows) < used:
+            size = min(chunk.capacity, max(_FEWEST_SLOTS, 2 * used))
+            shape = (size, *chunk.arrays["exact"].shape[1:])
+            rows = torch.empty(shape, dtype=_TYPES[self._precision], device=self._device)
+            present = torch.zeros(size, dtype=torch.bool, device=self._device)
+            if resident is not None:
+                rows[: len(resident.rows)] = resident.rows
+                present[: len(resident.rows)] = resident.present
+            resident = _Resident(rows, present, resident.seen if resident else 0)
+            self.chunks[chunk.number] = resident
+        return resident
+
+    def _upload(self, rows: npt.NDArray[np.float16]) -> Tensor:
+        return _converted(torch.from_numpy(rows).to(self._device), self._precision)
+
+    def best(
+        self,
+        chunks: Sequence[Chunk],
+        lanes: Lanes,
+        clamp_rows: Sequence[bool],
+        allowed: Sequence[Masks | None],
+        count: int,
+    ) -> _Best:
+        """Begin to look for the best items of all queries; waits for nothing."""
+        packed = _Lanes(lanes, self._device, self._precision)
+        ends = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
+        scores = torch.empty(len(lanes), ends[-1], device=self._device)
+        for chunk, start, end in zip(chunks, ends, ends[1:], strict=False):
+            part = scores[:, start:end]
+            self._score(chunk, packed, clamp=clamp_rows[chunk.number], into=part)
+            absent = ~self.chunks[chunk.number].present[: len(chunk)]
+            part.masked_fill_(absent, -torch.inf)
+        for row, masks in zip(scores, allowed, strict=True):
+            if masks is not None:
+                row.masked_fill_(self._forbidden(chunks, masks), -torch.inf)
+        top = scores.topk(min(count, ends[-1]), dim=1, sorted=False)
+        return _Best(top.values, top.indices, chunks)
+
+    def _forbidden(self, chunks: Sequence[Chunk], masks: Masks) -> Tensor:
+        """What a filter leaves out, (n,). Filters come again: the last ones stay on the device."""
+        key = (id(masks), *(len(chunk) for chunk in chunks))
+        if key not in self._masks:
+            joined = np.concatenate([~masks[chunk.number] for chunk in chunks])
+            # Held with it, so that no other masks get the same id.
+            self._masks[key] = masks, torch.from_numpy(joined).to(self._device)
+        self._masks.move_to_end(key)
+        if len(self._masks) > _KEPT_MASKS:
+            self._masks.popitem(last=False)
+        return self._masks[key][1]
+
     def _score(self, chunk: Chunk, lanes: "_Lanes", *, clamp: bool, into: Tensor) -> None:
-        rows = self._chunks[chunk.number].rows
+        rows = self.chunks[chunk.number].rows
         step = max(1, _BLOCK // (chunk.length * lanes.width))
         for start in range(0, len(chunk), step):
             block = rows[start : min(start + step, len(chunk))]
             cosine = lanes.multiply(block.flatten(0, 1)).view(len(block), chunk.length, -1)
             into[:, start : start + len(block)] = lanes.reduce(cosine, clamp_rows=clamp).T
 
-    def converted(self, rows: Tensor) -> Tensor:
-        """Embeddings in fp16 as they are kept."""
-        if self._precision is Precision.FP8:
-            rows = rows * _FP8_SCALE
-        return rows.to(_TYPES[self._precision])
 
-    def _upload(self, rows: npt.NDArray[np.float16]) -> Tensor:
-        return self.converted(torch.from_numpy(rows).to(self._device))
+def _converted(rows: Tensor, precision: Precision) -> Tensor:
+    if precision is Precision.FP8:
+        rows = rows * _FP8_SCALE
+    return rows.to(_TYPES[precision])
 
 
 class _Lanes:
@@ -160,16 +266,17 @@ class _Lanes:
     def __init__(self, lanes: Lanes, device: torch.device, precision: Precision) -> None:
         count, dim = lanes.values.shape
         self.width = count + -count % _LANE_STEP
-        padded = torch.zeros(self.width, dim, device=device)
+        padded = torch.zeros(self.width, dim)
         padded[:count] = torch.from_numpy(lanes.values)
         self._fp8 = precision is Precision.FP8
-        self._values = (padded * _FP8_SCALE if self._fp8 else padded).to(_TYPES[precision])
+        self._values = _converted(padded.to(device), precision)
         self._sides = lanes.sides
         self._starts = lanes.starts.tolist()
         self._clamp = lanes.clamp.tolist()
-        self._owner = torch.zeros(self.width, len(lanes), device=device)
+        owner = torch.zeros(self.width, len(lanes))
         for query, (first, last) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            self._owner[first:last, query] = 1
+            owner[first:last, query] = 1
+        self._owner = owner.to(device)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """Cosines of rows (n, D) with all lanes: (n, L)."""

@@ -46,14 +46,26 @@ class Searcher:
 
     def search(self, compact: Compact, queries: Sequence[Query]) -> list[SearchResult]:
         """Answer several searches in one pass over the gallery."""
+        if not self._device or not len(compact):
+            return self._by_host(compact, queries)
+        on_host = [self._needs_host(query) for query in queries]
+        host = self._by_host(
+            compact, [q for q, there in zip(queries, on_host, strict=True) if there]
+        )
+        others = [q for q, there in zip(queries, on_host, strict=True) if not there]
+        found = iter(host), iter(self._by_device(self._device, compact, others))
+        return [next(found[0 if there else 1]) for there in on_host]
+
+    def _needs_host(self, query: Query) -> bool:
+        """Whether a device, which knows scores only roughly, can't answer."""
+        sentences = self._pooling.kind is Kind.SENTENCES
+        return query.exact or (sentences and query.min_score_per_word is not None)
+
+    def _by_host(self, compact: Compact, queries: Sequence[Query]) -> list[SearchResult]:
         if not queries:
             return []
         lanes = self._pooling.lanes([query.rows for query in queries])
         work = _Work(self._pooling, self._kernel, compact, queries)
-        sentences = self._pooling.kind is Kind.SENTENCES
-        by_host = any(q.exact or (sentences and q.min_score_per_word is not None) for q in queries)
-        if self._device and len(compact) and not by_host:
-            return self._scanned_on(self._device, work, lanes)
         if compact.basis and (self._without_bounds == 0 or any(q.exact for q in queries)):
             found = self._pruned(work, lanes)
             if found is not None:
@@ -72,14 +84,19 @@ class Searcher:
             for i, scores in enumerate(approximate)
         ]
 
-    def _scanned_on(self, device: "DeviceCopy", work: "_Work", lanes: Lanes) -> list[SearchResult]:
-        device.sync(work.compact)
+    def _by_device(
+        self, device: "DeviceCopy", compact: Compact, queries: Sequence[Query]
+    ) -> list[SearchResult]:
+        if not queries:
+            return []
+        work = _Work(self._pooling, self._kernel, compact, queries)
+        device.sync(compact)
         best = device.candidates(
-            work.compact,
-            lanes,
-            [self._pooling.clamp_rows(chunk.length) for chunk in work.compact.chunks],
-            [work.allowed(i) for i in range(len(work.queries))],
-            [work.candidate_count(i) for i in range(len(work.queries))],
+            compact,
+            self._pooling.lanes([query.rows for query in queries]),
+            [self._pooling.clamp_rows(chunk.length) for chunk in compact.chunks],
+            [query.allowed for query in queries],
+            [work.candidate_count(i) for i in range(len(queries))],
         )
         return [work.found(i, items) for i, items in enumerate(best)]
 
@@ -137,10 +154,6 @@ class _Work:
         self._allowed = [
             everything if query.allowed is None else _join(query.allowed) for query in queries
         ]
-
-    def allowed(self, i: int) -> npt.NDArray[np.bool_]:
-        """Which items a query may find (N)."""
-        return self._allowed[i]
 
     def allowed_count(self, i: int) -> int:
         return int(np.count_nonzero(self._allowed[i]))
