@@ -1,6 +1,14 @@
 #!/bin/sh
 # Makes engines that are missing or stale, then serves. Arguments go to `teran serve`.
 set -eu
+case "${TERAN_ENGINE:-}" in
+tensorrt*)
+    if ! python3 -c "import sys, torch; sys.exit(not torch.cuda.is_available())" 2> /dev/null; then
+        echo "teran: there is no GPU in this container: start it with --gpus all, on a host with NVIDIA's driver and container toolkit" >&2
+        exit 1
+    fi
+    ;;
+esac
 if [ -d "$TERAN_BUNDLE" ]; then
     teran export
 elif [ ! -e "$TERAN_REPOSITORY" ]; then
