@@ -258,12 +258,13 @@ def soak(
                         over.wait(1)
                 over.wait(random.random() * 0.05)
 
+    lengths = {len(caption.split()): caption for caption in captions}.values()
     with TeranClient(server.url, batch_size=8) as client:
         for regions in _REGIONS:  # an engine keeps something for every shape, up to a bound
             image = picture(np.random.default_rng(0), dim, regions)
             for count in range(1, 9):
                 client.encode_images([image] * count)
-            for caption in captions[:10]:
+            for caption in lengths:
                 client.match(image, caption)
         photos = [picture(np.random.default_rng(i), dim) for i in range(_ITEMS)]
         doing = {k: v for k, v in works(captions, photos).items() if k not in without}
