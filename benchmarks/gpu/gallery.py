@@ -39,9 +39,9 @@ def sweep(
     """Galleries of several sizes and precisions; 1, 8 and 64 queries together."""
     dim = 128 if small else 1024
     rows = []
-    for precision in (Precision.FP16, Precision.FP8):
+    for precision in (Precision.FP16, Precision.FP8, Precision.INT8):
         for images in (2_000,) if small else (100_000, 1_000_000):
-            size = images * REGIONS * dim * (1 if precision is Precision.FP8 else 2)
+            size = images * REGIONS * dim * precision.type.itemsize
             if device.type == "cuda" and size > _SPARE * torch.cuda.mem_get_info()[0]:
                 rows.append({"images": images, "precision": precision, "skipped": "no room"})
                 continue
@@ -65,10 +65,9 @@ def _measure(
     for start in range(0, images, _CHUNK):
         count = min(_CHUNK, images - start)
         made = torch.randn(count, REGIONS, dim, device=device, generator=generator)
-        made = copy.converted(torch.nn.functional.normalize(made, dim=-1).half())
-        copy.hold(len(gallery.chunks), made)
+        made = torch.nn.functional.normalize(made, dim=-1)
+        size += copy.hold(len(gallery.chunks), made)
         gallery.chunks.append(_Chunk(len(gallery.chunks), REGIONS, count))
-        size += made.nbytes
     peak, copied = ceilings["fp16_operations_per_second"], ceilings["copy_bytes_per_second"]
     clamps, rows = [False] * len(gallery.chunks), []
     random = np.random.default_rng(1)
@@ -99,7 +98,7 @@ def _measure(
 
 def _check(copy: DeviceCopy, gallery: _Volatile, lanes: Lanes, found: Any) -> dict[str, float]:
     """The first query against fp64 on the first chunk: how many of its ten best were found."""
-    rows = copy.resident(0).float().double()
+    rows = copy.resident(0).double()
     query = torch.from_numpy(lanes.values[: lanes.starts[1]]).to(rows.device).double()
     scores = torch.cat([(part @ query.T).amax(1).sum(1) for part in rows.split(1024)])
     best = scores.topk(10).indices.cpu().numpy()

@@ -74,7 +74,7 @@ class GallerySettings(Cluster, RequestLimits, Admission):
     gallery_device: str = "cpu"
     """Where to scan: cpu, cuda, cuda:N, or several GPUs that hold a part each: cuda:0,cuda:1."""
     gallery_precision: str = "fp16"
-    """Of a GPU's copy: fp16, bf16 or fp8."""
+    """Of a GPU's copy: fp16, bf16, int8, or fp8 from compute capability 8.9 on."""
     write_key_file: Path | None = None
     """File with the key that changes of galleries ask for; else it is in TERAN_WRITE_KEY."""
 

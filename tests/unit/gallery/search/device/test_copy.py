@@ -41,7 +41,9 @@ def filled(random: np.random.Generator, count: int) -> Compact:
 def test_finds_what_the_host_finds(
     name: str, kind: Kind, precision: Precision, devices: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teran.gallery.search.device._BLOCK", 1 << 14)  # several blocks a chunk
+    monkeypatch.setattr(
+        "teran.gallery.search.device.portable._BLOCK", 1 << 14
+    )  # several blocks a chunk
     random = np.random.default_rng(0)
     compact, pooling = filled(random, 300), Pooling(name, kind)
     allowed = [random.random(len(chunk)) < 0.5 for chunk in compact.chunks]

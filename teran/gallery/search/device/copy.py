@@ -1,14 +1,8 @@
-"""A gallery's rows in a GPU's memory, scanned there: one pass over memory for all queries together.
-
-Cosines are made in blocks, reduced at once and thrown away; only the best items' numbers leave the
-device. They are scored again on the host in fp32, so that a coarser precision costs no recall.
-Every operation is torch's, so the same code runs on a CPU, which is how it is tested.
-"""
+"""Keeps a gallery's rows on devices in step with the host's, and finds the best of them."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -17,41 +11,21 @@ from torch import Tensor
 
 from teran.errors import GalleryError
 from teran.gallery.search.compact import Chunk, Compact
-from teran.gallery.search.kernels.base import Floats, Indices, Lanes, Sides
+from teran.gallery.search.device.choice import Scans
+from teran.gallery.search.device.precision import Kept, Precision
+from teran.gallery.search.kernels.base import Floats, Indices, Lanes
 
 Masks = Sequence[npt.NDArray[np.bool_]]
 """Which slots of every chunk may be found."""
-_BLOCK = 1 << 27
-"""Cosines made at a time."""
 _FEWEST_SLOTS = 64
 _KEPT_MASKS = 16
-_LANE_STEP = 16
-"""Lanes are padded to a multiple of this, which tensor cores take at a time."""
-_FP8_SCALE = 64.0
-"""Brings the values of normalised vectors, about 1/32, into the middle of e4m3's range."""
-
-
-class Precision(StrEnum):
-    """How rows are kept on the device."""
-
-    FP16 = "fp16"
-    BF16 = "bf16"
-    FP8 = "fp8"
-    """e4m3: half the memory, and half the time of one query."""
-
-
-_TYPES = {
-    Precision.FP16: torch.float16,
-    Precision.BF16: torch.bfloat16,
-    Precision.FP8: torch.float8_e4m3fn,
-}
 
 
 @dataclass(eq=False)
 class _Resident:
     """One chunk on the device."""
 
-    rows: Tensor
+    rows: Kept
     """(capacity, R, D)"""
     present: Tensor
     """(capacity,), whether a slot holds an item."""
@@ -93,14 +67,16 @@ class DeviceCopy:
             self._homes[number] = min(self._shards, key=lambda shard: shard.bytes)
         return self._homes[number]
 
-    def hold(self, number: int, rows: Tensor) -> None:
-        """Take rows (N, R, D) that are on a device already as those of a chunk of as many items."""
+    def hold(self, number: int, rows: Tensor) -> int:
+        """Take embeddings (N, R, D) on a device as the rows of a chunk of N items; their bytes."""
+        kept = Kept.of(rows, self._precision)
         present = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        self._home(number).chunks[number] = _Resident(rows, present, seen=1 << 62)
+        self._home(number).chunks[number] = _Resident(kept, present, seen=1 << 62)
+        return kept.nbytes
 
     def resident(self, number: int) -> Tensor:
-        """A chunk's rows on its device (capacity, R, D), by the precision's own scale."""
-        return self._homes[number].chunks[number].rows
+        """A chunk's rows as they are kept, in fp32 on its device: (capacity, R, D)."""
+        return self._homes[number].chunks[number].rows.decoded(self._precision)
 
     def candidates(
         self,
@@ -135,10 +111,6 @@ class DeviceCopy:
             result.append(items[best[scores[best] > -np.inf]])
         return result
 
-    def converted(self, rows: Tensor) -> Tensor:
-        """Embeddings in fp16 as they are kept."""
-        return _converted(rows, self._precision)
-
 
 @dataclass(frozen=True, eq=False)
 class _Best:
@@ -169,6 +141,7 @@ class _Shard:
     def __init__(self, device: torch.device, precision: Precision) -> None:
         torch.empty(1, device=device)  # fails where there is no such device
         self._device, self._precision = device, precision
+        self._scans = Scans(device, precision)
         self.chunks: dict[int, _Resident] = {}
         self._masks: OrderedDict[tuple[int, ...], tuple[Masks, Tensor]] = OrderedDict()
 
@@ -183,13 +156,13 @@ class _Shard:
         if resident.seen >= chunk.changed:
             return
         slots = np.flatnonzero(chunk.stamps[:used] > resident.seen)
-        if len(slots) == used:
-            resident.rows[:used] = self._upload(chunk.arrays["exact"][:used])
-            resident.present[:used] = torch.from_numpy(chunk.present[:used]).to(self._device)
-        else:
+        places: slice | Tensor = slice(used)
+        if len(slots) < used:
             places = torch.from_numpy(slots).to(self._device)
-            resident.rows[places] = self._upload(chunk.arrays["exact"][slots])
-            resident.present[places] = torch.from_numpy(chunk.present[slots]).to(self._device)
+        which = slice(used) if len(slots) == used else slots
+        rows = torch.from_numpy(chunk.arrays["exact"][which]).to(self._device)
+        resident.rows.put(places, Kept.of(rows, self._precision))
+        resident.present[places] = torch.from_numpy(chunk.present[which]).to(self._device)
         resident.seen = chunk.changed
 
     def _with_room(self, chunk: Chunk) -> _Resident:
@@ -198,17 +171,14 @@ class _Shard:
         if resident is None or len(resident.rows) < used:
             size = min(chunk.capacity, max(_FEWEST_SLOTS, 2 * used))
             shape = (size, *chunk.arrays["exact"].shape[1:])
-            rows = torch.empty(shape, dtype=_TYPES[self._precision], device=self._device)
+            rows = Kept.empty(shape, self._precision, self._device)
             present = torch.zeros(size, dtype=torch.bool, device=self._device)
             if resident is not None:
-                rows[: len(resident.rows)] = resident.rows
+                rows.put(slice(len(resident.rows)), resident.rows)
                 present[: len(resident.rows)] = resident.present
             resident = _Resident(rows, present, resident.seen if resident else 0)
             self.chunks[chunk.number] = resident
         return resident
-
-    def _upload(self, rows: npt.NDArray[np.float16]) -> Tensor:
-        return _converted(torch.from_numpy(rows).to(self._device), self._precision)
 
     def best(
         self,
@@ -219,14 +189,13 @@ class _Shard:
         count: int,
     ) -> _Best:
         """Begin to look for the best items of all queries; waits for nothing."""
-        packed = _Lanes(lanes, self._device, self._precision)
+        scan = self._scans.of(lanes)
         ends = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
         scores = torch.empty(len(lanes), ends[-1], device=self._device)
         for chunk, start, end in zip(chunks, ends, ends[1:], strict=False):
-            part = scores[:, start:end]
-            self._score(chunk, packed, clamp=clamp_rows[chunk.number], into=part)
-            absent = ~self.chunks[chunk.number].present[: len(chunk)]
-            part.masked_fill_(absent, -torch.inf)
+            resident, part = self.chunks[chunk.number], scores[:, start:end]
+            scan.scan(resident.rows[: len(chunk)], part, clamp_rows=clamp_rows[chunk.number])
+            part.masked_fill_(~resident.present[: len(chunk)], -torch.inf)
         for row, masks in zip(scores, allowed, strict=True):
             if masks is not None:
                 row.masked_fill_(self._forbidden(chunks, masks), -torch.inf)
@@ -244,59 +213,3 @@ class _Shard:
         if len(self._masks) > _KEPT_MASKS:
             self._masks.popitem(last=False)
         return self._masks[key][1]
-
-    def _score(self, chunk: Chunk, lanes: "_Lanes", *, clamp: bool, into: Tensor) -> None:
-        rows = self.chunks[chunk.number].rows
-        step = max(1, _BLOCK // (chunk.length * lanes.width))
-        for start in range(0, len(chunk), step):
-            block = rows[start : min(start + step, len(chunk))]
-            cosine = lanes.multiply(block.flatten(0, 1)).view(len(block), chunk.length, -1)
-            into[:, start : start + len(block)] = lanes.reduce(cosine, clamp_rows=clamp).T
-
-
-def _converted(rows: Tensor, precision: Precision) -> Tensor:
-    if precision is Precision.FP8:
-        rows = rows * _FP8_SCALE
-    return rows.to(_TYPES[precision])
-
-
-class _Lanes:
-    """All queries' lanes on the device, and the two steps of a scan."""
-
-    def __init__(self, lanes: Lanes, device: torch.device, precision: Precision) -> None:
-        count, dim = lanes.values.shape
-        self.width = count + -count % _LANE_STEP
-        padded = torch.zeros(self.width, dim)
-        padded[:count] = torch.from_numpy(lanes.values)
-        self._fp8 = precision is Precision.FP8
-        self._values = _converted(padded.to(device), precision)
-        self._sides = lanes.sides
-        self._starts = lanes.starts.tolist()
-        self._clamp = lanes.clamp.tolist()
-        owner = torch.zeros(self.width, len(lanes))
-        for query, (first, last) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
-            owner[first:last, query] = 1
-        self._owner = owner.to(device)
-
-    def multiply(self, rows: Tensor) -> Tensor:
-        """Cosines of rows (n, D) with all lanes: (n, L)."""
-        if not self._fp8:
-            return rows @ self._values.T
-        if rows.is_cuda:
-            scale = torch.full((), 1 / _FP8_SCALE, device=rows.device)
-            return torch._scaled_mm(rows, self._values.T, scale, scale, out_dtype=torch.bfloat16)
-        return rows.float() @ self._values.float().T / _FP8_SCALE**2
-
-    def reduce(self, cosine: Tensor, *, clamp_rows: bool) -> Tensor:
-        """Scores (n, Q) of cosines (n, R, L)."""
-        score = torch.zeros(len(cosine), self._owner.shape[1], device=cosine.device)
-        if Sides.BEST_ROW in self._sides:
-            best = cosine.amax(dim=1).float()
-            score += (best.clamp(min=0) if clamp_rows else best) @ self._owner
-        if Sides.BEST_LANE in self._sides:
-            for query, (first, last) in enumerate(
-                zip(self._starts, self._starts[1:], strict=False)
-            ):
-                best = cosine[:, :, first:last].amax(dim=2).float()
-                score[:, query] += (best.clamp(min=0) if self._clamp[query] else best).sum(dim=1)
-        return score
