@@ -150,7 +150,7 @@ def kernels_of(
     """
     engine, log = TensorRtRtxEngine(), list[str]()
     options = BuildOptions(compute_capabilities=capability)
-    names = engine.capabilities(options)
+    names = engine.capabilities(options, "fp32")
     build_plan(
         trt,
         graph,

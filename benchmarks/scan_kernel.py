@@ -223,6 +223,7 @@ def main() -> None:
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": machine.command(),
+        "machine": machine.describe(),
         "compiler": f"triton {triton.__version__}",
         "run": "never",
         "kernels": [asdict(one) for one in kernels],

@@ -1,4 +1,4 @@
-"""The GPU checklist: correctness, ceilings, encoders, gallery, Triton end to end; one JSON.
+"""The GPU checklist: correctness, ceilings, encoders, gallery, plans, Triton; one JSON.
 
     python -m benchmarks.gpu.checklist --out "$OUT"            # on a GPU, full size
     python -m benchmarks.gpu.checklist --out build/gpu --small # a rehearsal, on any host
@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.gpu import encoders, gallery, serving
+from benchmarks.gpu import encoders, gallery, plans, serving
 from benchmarks.gpu.clock import Clock, ceilings
 from teran.model import TeranConfig, TextConfig
 from teran.model.random import random_model
@@ -60,7 +60,7 @@ class Report:
         console.print(found)
 
 
-SECTIONS = ("ceilings", "correctness", "encoders", "gallery", "triton")
+SECTIONS = ("ceilings", "correctness", "encoders", "gallery", "plans", "triton")
 
 
 def main() -> None:
@@ -107,8 +107,12 @@ def main() -> None:
         del model, engines
     if "gallery" in wanted:
         report.run("gallery", lambda: gallery.sweep(device, clock, found, small=options.small))
-    if "triton" in wanted:
-        report.run("triton", lambda: serving.sweep(config, work, small=options.small))
+    if wanted & {"plans", "triton"}:
+        bundle = serving.random_bundle(config, work / "bundle")
+        if "plans" in wanted:
+            report.run("plans", lambda: plans.sweep(bundle, work))
+        if "triton" in wanted:
+            report.run("triton", lambda: serving.sweep(bundle, config, work, small=options.small))
     console.print(f"written to {report.path}")
 
 

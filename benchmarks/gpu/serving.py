@@ -22,15 +22,19 @@ _WORDS = "a man woman dog cat rides runs on the beach red blue two board wave wi
 _METRICS = ("nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_power_usage")
 
 
-def sweep(config: TeranConfig, work: Path, *, small: bool) -> dict[str, Any]:
-    """Serve a random model with AOTInductor engines and load it."""
-    bundle, repository = work / "bundle", work / "repository"
+def random_bundle(config: TeranConfig, folder: Path) -> Path:
+    """A random model that knows a few words, in a folder."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", *_WORDS]
     special += [f"[unused{i}]" for i in range(config.text.vocab_size - len(special))]
     model = random_model(config, seed=0)
     model.tokenizer = wordpiece_tokenizer({token: i for i, token in enumerate(special)})
-    model.save_pretrained(bundle)
-    del model
+    model.save_pretrained(folder)
+    return folder
+
+
+def sweep(bundle: Path, config: TeranConfig, work: Path, *, small: bool) -> dict[str, Any]:
+    """Serve a model with AOTInductor engines and load it."""
+    repository = work / "repository"
     precision = "bf16" if torch.cuda.is_available() else "fp32"
     limits = Limits(8, 8) if small else Limits(64, 128)
     export(ExportOptions(bundle, repository, "aoti", precision, limits=limits), print)

@@ -36,7 +36,7 @@ class BuildOptions:
     """TensorRT: load in later versions as well."""
     compute_capabilities: str = ""
     """TensorRT-RTX: GPUs to build for, as 8.9,12.0; by default the one that is here, else all that
-    it knows."""
+    the precision can be built for."""
     native: bool = False
     """AOTInductor: for Triton's own backend (26.03 or later), not the stand-in."""
 

@@ -62,11 +62,11 @@ class TensorRtEngine:
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
         onnx_file = typed_graph(source, precision, samples)
-        self.compile(source, onnx_file, directory)
+        self.compile(source, onnx_file, directory, precision)
         if precision != _HALF:
             onnx_file.unlink()
 
-    def compile(self, source: Source, onnx_file: Path, directory: Path) -> None:
+    def compile(self, source: Source, onnx_file: Path, directory: Path, precision: str) -> None:
         """Build the plan of a typed graph.
 
         Raises:
@@ -80,7 +80,7 @@ class TensorRtEngine:
             source.options,
             source.timing_cache,
             source.report,
-            self.capabilities(source.options),
+            self.capabilities(source.options, precision),
         )
         source.report(
             f"  {source.graph.name}: {built.plan_bytes >> 20} MiB plan in {built.seconds} s, "
@@ -93,8 +93,12 @@ class TensorRtEngine:
             import tensorrt
         return tensorrt
 
-    def capabilities(self, options: BuildOptions) -> Sequence[str]:  # noqa: ARG002
-        """The GPUs to build for, as the library names them; none for the one that is here."""
+    def capabilities(self, options: BuildOptions, precision: str) -> Sequence[str]:  # noqa: ARG002
+        """The GPUs to build for, as the library names them; none for the one that is here.
+
+        Raises:
+            ExportError: those that are asked for can't be built for.
+        """
         return ()
 
     def profiles(self, source: Source) -> list[Profile]:

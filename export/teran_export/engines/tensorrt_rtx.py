@@ -24,6 +24,8 @@ from teran_export.options import BuildOptions
 from teran_export.tensorrt.builder import make_logger
 
 _PACKAGE = "tensorrt-rtx-cu12-bindings"
+_LEAST, _FP8 = 80, 89
+"""Compute capabilities: for 7.5 there are no matmuls in fp32, which the alignment is in."""
 _GRAPH = "typed.onnx"
 """What a plan was built from, where that can't be run."""
 _MODULE = "typed.pt"
@@ -39,7 +41,7 @@ class TensorRtRtxEngine(TensorRtEngine):
     def precisions(self, options: BuildOptions = BuildOptions()) -> Sequence[str]:
         if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
             return ()
-        self.capabilities(options)
+        self.capabilities(options, "fp32")
         return ("fp32", "bf16", "fp16", "int8", "fp8")
 
     def library(self) -> Any:
@@ -50,11 +52,12 @@ class TensorRtRtxEngine(TensorRtEngine):
     def build(
         self, source: Source, directory: Path, precision: str, samples: Iterable[Arrays]
     ) -> None:
+        self.capabilities(source.options, precision)  # or it is refused before the long part
         if self.runs_here or source.graph == ALIGNMENT:
             super().build(source, directory, precision, samples)
             return
         onnx_file = typed_graph(source, precision, samples)
-        self.compile(source, onnx_file, directory)
+        self.compile(source, onnx_file, directory, precision)
         kept = directory / _GRAPH
         kept.unlink(missing_ok=True)
         kept.hardlink_to(onnx_file)
@@ -62,22 +65,20 @@ class TensorRtRtxEngine(TensorRtEngine):
             module = source.graph.module(in_precision(source.model, precision))
             torch.save(module.eval(), directory / _MODULE)
 
-    def capabilities(self, options: BuildOptions) -> Sequence[str]:
-        known = [
-            name for name in self.library().ComputeCapability.__members__ if name.startswith("SM")
-        ]
+    def capabilities(self, options: BuildOptions, precision: str) -> Sequence[str]:
+        least = _FP8 if precision == "fp8" else _LEAST
+        names = [one for one in self.library().ComputeCapability.__members__ if one[:2] == "SM"]
+        known = {f"{name[2:-1]}.{name[-1]}": name for name in names if int(name[2:]) >= least}
         given = [one.strip() for one in options.compute_capabilities.split(",") if one.strip()]
         if not given:
-            return ["CURRENT"] if self.runs_here else known
-        wanted = ["SM" + one.replace(".", "") for one in given]
-        unknown = [one for one, name in zip(given, wanted, strict=True) if name not in known]
+            return ["CURRENT"] if self.runs_here else list(known.values())
+        unknown = [one for one in given if one not in known]
         if unknown:
-            there = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
             raise ExportError(
-                f"TensorRT-RTX does not build for compute capability {', '.join(unknown)}; there "
-                f"are {there}"
+                f"TensorRT-RTX does not build {'fp8' if least == _FP8 else 'this model'} for "
+                f"compute capability {', '.join(unknown)}; there are {', '.join(known)}"
             )
-        return wanted
+        return [known[one] for one in given]
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:
         if not self.runs_here:

@@ -34,11 +34,11 @@ def options(bundle: Path, out: Path, capabilities: str) -> ExportOptions:
 
 @pytest.fixture(scope="module")
 def made(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """A repository in int8, for two kinds of GPUs."""
+    """A repository in int8, for all GPUs that can be built for."""
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
     out = tmp_path_factory.mktemp("rtx")
-    return export(options(tiny_bundle, out, "8.9,12.0"))
+    return export(options(tiny_bundle, out, ""))
 
 
 def test_a_repository_is_made_without_a_gpu(made: Published) -> None:
@@ -52,7 +52,7 @@ def test_a_repository_is_made_without_a_gpu(made: Published) -> None:
         assert 'backend: "tensorrt_rtx"' in config
         assert "KIND_GPU" in config
     request = json.loads((made.path / "manifest.json").read_text())["request"]
-    assert request["build"]["compute_capabilities"] == "8.9,12.0"
+    assert request["build"]["compute_capabilities"] == ""
     assert request["versions"]["tensorrt-rtx-cu12-bindings"] == trt.__version__
     answers = Answers.load(made.path / "answers.npz")
     assert np.abs(answers.embeddings["visual_encoder"]).max() > 0
@@ -63,8 +63,7 @@ def test_what_was_built_without_a_gpu_is_not_verified_without_one(
 ) -> None:
     with pytest.raises(ExportError, match="finds no GPU"):
         verify(made.path)
-    again = options(tiny_bundle, made.path.parent, "8.9,12.0")
-    assert not export(again).built
+    assert not export(options(tiny_bundle, made.path.parent, "")).built
 
 
 def test_serving_it_without_a_gpu_ends_in_one_sentence(made: Published) -> None:
@@ -88,10 +87,7 @@ def test_what_a_plan_is_made_of_is_run_in_its_place(
     """bf16 by PyTorch, as ONNX Runtime has no kernels for it on a CPU."""
     engine, folder = ENGINES["tensorrt-rtx"], tmp_path / "engine"
     folder.mkdir()
-    build = BuildOptions(compute_capabilities="8.9")
-    source = Source(
-        TEXTUAL_ENCODER, TEXTUAL_ENCODER.path(tmp_path), tiny_model, Limits(8, 16), build
-    )
+    source = Source(TEXTUAL_ENCODER, TEXTUAL_ENCODER.path(tmp_path), tiny_model, Limits(8, 16))
     samples = [random_inputs(TEXTUAL_ENCODER, TINY, (8, 16), seed) for seed in range(8)]
     engine.build(source, folder, precision, samples)
     assert (folder / "model.plan").stat().st_size > 1e5
@@ -112,19 +108,29 @@ def test_the_default_where_nothing_can_be_timed(tiny_bundle: Path) -> None:
 
 
 def test_unknown_compute_capabilities_are_named(tiny_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"compute capability 9\.0, x; there are 7\.5, 8\.0, "):
+    with pytest.raises(ExportError, match=r"compute capability 9\.0, x; there are 8\.0, 8\.6, "):
         export(options(tiny_bundle, tmp_path, "8.9,9.0,x"))
     assert not (tmp_path / "repository").exists()
 
 
 def test_plans_are_for_the_gpus_that_are_named() -> None:
     engine: Any = ENGINES["tensorrt-rtx"]
-    assert engine.capabilities(BuildOptions(compute_capabilities=" 8.9, 12.0 ")) == [
-        "SM89",
-        "SM120",
-    ]
+    named = BuildOptions(compute_capabilities=" 8.9, 12.0 ")
+    assert engine.capabilities(named, "fp8") == ["SM89", "SM120"]
     if not torch.cuda.is_available():
-        assert len(engine.capabilities(BuildOptions())) >= 6
+        assert {"SM80", "SM86", "SM89", "SM120"} <= set(engine.capabilities(BuildOptions(), "int8"))
+
+
+def test_plans_are_for_gpus_that_know_the_precision() -> None:
+    """Turing has no matmuls in fp32, which the alignment is in; fp8 came with Ada."""
+    engine: Any = ENGINES["tensorrt-rtx"]
+    if not torch.cuda.is_available():
+        assert "SM75" not in engine.capabilities(BuildOptions(), "fp16")
+        assert engine.capabilities(BuildOptions(), "fp8")[0] == "SM89"
+    with pytest.raises(ExportError, match=r"compute capability 7\.5; there are 8\.0, "):
+        engine.precisions(BuildOptions(compute_capabilities="7.5"))
+    with pytest.raises(ExportError, match=r"fp8 .*compute capability 8\.6; there are 8\.9, "):
+        engine.capabilities(BuildOptions(compute_capabilities="8.6,8.9"), "fp8")
 
 
 class Recorded:
