@@ -63,7 +63,7 @@ faults: $(READY) ## Kills, losses of power and damage at many more moments and p
 dist: $(READY) ## Build wheel and source distribution, and prove them in empty environments
 	$(BIN)/python -m tools.dist
 
-container: $(READY) ## Build the CPU image with buildah and serve from it (root; see container/check.sh)
+container: $(READY) ## Build the images cpu and gpu-rtx with buildah and start them (root; see container/check.sh)
 	container/check.sh
 
 clean: ## Remove what was built, but not the environment
