@@ -81,6 +81,13 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
 
 # ---- GPU with TensorRT-RTX: built, and never run on a GPU -------------------------------------------
 FROM serve AS gpu-rtx
+USER 0
+# The kernel that scans galleries is compiled on the GPU that is there, and what starts it with gcc.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001
 COPY --from=build-gpu-rtx /opt/teran /opt/teran
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_VISIBLE_DEVICES=all \

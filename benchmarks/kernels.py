@@ -141,7 +141,7 @@ class Layers(nn.Module):
 
 
 def kernels_of(
-    graph: Path, profiles: Sequence[Profile], capability: str, kept: Path
+    graph: Path, profiles: Sequence[Profile], capability: str, kept: Path, precision: str = "fp16"
 ) -> list[Kernel]:
     """Build a plan and read its kernels.
 
@@ -150,7 +150,7 @@ def kernels_of(
     """
     engine, log = TensorRtRtxEngine(), list[str]()
     options = BuildOptions(compute_capabilities=capability)
-    names = engine.capabilities(options, "fp32")
+    names = engine.capabilities(options, precision)
     build_plan(
         trt,
         graph,
@@ -178,7 +178,7 @@ def parts(capability: str) -> Iterator[dict[str, Any]]:
             for precision in PRECISIONS:
                 path = typed_graph(source, precision, samples)
                 profiles = TensorRtRtxEngine().profiles(source)
-                found = kernels_of(path, profiles, capability, Path(folder))
+                found = kernels_of(path, profiles, capability, Path(folder), precision)
                 for profile, name in enumerate(("one item", "batches")):
                     mine = [one for one in found if one.profile == profile]
                     yield {

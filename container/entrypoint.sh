@@ -3,8 +3,9 @@
 set -eu
 case "${TERAN_ENGINE:-}" in
 tensorrt*)
-    if ! python3 -c "import sys, torch; sys.exit(not torch.cuda.is_available())" 2> /dev/null; then
-        echo "teran: there is no GPU in this container: start it with --gpus all, on a host with NVIDIA's driver and container toolkit" >&2
+    # Without torch's warning; if it can't be imported, what it says.
+    if ! python3 -W ignore -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+        echo "teran: there is no GPU in this container: start it with --gpus all, on a host with NVIDIA's container toolkit and a driver for CUDA 13" >&2
         exit 1
     fi
     ;;

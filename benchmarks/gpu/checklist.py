@@ -107,12 +107,10 @@ def main() -> None:
         del model, engines
     if "gallery" in wanted:
         report.run("gallery", lambda: gallery.sweep(device, clock, found, small=options.small))
-    if wanted & {"plans", "triton"}:
-        bundle = serving.random_bundle(config, work / "bundle")
-        if "plans" in wanted:
-            report.run("plans", lambda: plans.sweep(bundle, work))
-        if "triton" in wanted:
-            report.run("triton", lambda: serving.sweep(bundle, config, work, small=options.small))
+    if "plans" in wanted:
+        report.run("plans", lambda: plans.sweep(config, work))
+    if "triton" in wanted:
+        report.run("triton", lambda: serving.sweep(config, work, small=options.small))
     console.print(f"written to {report.path}")
 
 

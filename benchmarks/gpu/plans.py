@@ -6,12 +6,14 @@ from typing import Any
 from teran_export import ExportOptions, export
 from teran_export.engines import ENGINES
 
+from benchmarks.gpu.serving import random_bundle
 from teran.errors import ExportError
+from teran.model import TeranConfig
 
 
-def sweep(bundle: Path, work: Path) -> dict[str, Any]:
+def sweep(config: TeranConfig, work: Path) -> dict[str, Any]:
     """Every precision that is offered: how close it comes and how long it takes, or why not."""
-    result: dict[str, Any] = {}
+    bundle, result = random_bundle(config, work / "bundle"), dict[str, Any]()
     for name in ("tensorrt-rtx", "tensorrt"):
         offered = ENGINES[name].precisions()
         result[name] = {one: _tried(bundle, work / f"{name}-{one}", name, one) for one in offered}

@@ -23,7 +23,9 @@ _METRICS = ("nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_power_usag
 
 
 def random_bundle(config: TeranConfig, folder: Path) -> Path:
-    """A random model that knows a few words, in a folder."""
+    """A random model that knows a few words, in a folder, where it may be already."""
+    if folder.is_dir():
+        return folder
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", *_WORDS]
     special += [f"[unused{i}]" for i in range(config.text.vocab_size - len(special))]
     model = random_model(config, seed=0)
@@ -32,9 +34,9 @@ def random_bundle(config: TeranConfig, folder: Path) -> Path:
     return folder
 
 
-def sweep(bundle: Path, config: TeranConfig, work: Path, *, small: bool) -> dict[str, Any]:
-    """Serve a model with AOTInductor engines and load it."""
-    repository = work / "repository"
+def sweep(config: TeranConfig, work: Path, *, small: bool) -> dict[str, Any]:
+    """Serve a random model with AOTInductor engines and load it."""
+    bundle, repository = random_bundle(config, work / "bundle"), work / "repository"
     precision = "bf16" if torch.cuda.is_available() else "fp32"
     limits = Limits(8, 8) if small else Limits(64, 128)
     export(ExportOptions(bundle, repository, "aoti", precision, limits=limits), print)

@@ -27,7 +27,7 @@ from teran_export.tensorrt.profiles import GRAPH_WORDS, Profile, fixed_dims, pro
 from teran_export.tensorrt.quantize import quantize
 
 _QUANTIZED = ("int8", "fp8")
-_HALF = "fp16"
+HALF = "fp16"
 """What is not quantised is in that: the graph is kept, to be quantised in more than one way."""
 _FP8_CAPABILITY = (8, 9)
 _QUEUED_BATCHES = 16
@@ -63,7 +63,7 @@ class TensorRtEngine:
     ) -> None:
         onnx_file = typed_graph(source, precision, samples)
         self.compile(source, onnx_file, directory, precision)
-        if precision != _HALF:
+        if precision != HALF:
             onnx_file.unlink()
 
     def compile(self, source: Source, onnx_file: Path, directory: Path, precision: str) -> None:
@@ -163,7 +163,7 @@ def typed_graph(source: Source, precision: str, samples: Iterable[Arrays]) -> Pa
     graph, folder = source.graph, source.onnx.parent
     path = folder / f"{graph.name}.{precision}.onnx"
     if precision in _QUANTIZED:
-        half = typed_graph(source, _HALF, samples)
+        half = typed_graph(source, HALF, samples)
         quantize(half, path, precision, samples, source.kept_in_float)
     elif not path.is_file():
         model = in_precision(source.model, precision)

@@ -5,6 +5,7 @@ on. Where there is none, its typed graph is checked in its place, and the plan w
 """
 
 import importlib.util
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from teran.model.precision import in_precision
 from teran.runtime.plan import Plan
 from teran.runtime.rtx import RtxPlan
 from teran_export.engines.base import Run, Source
-from teran_export.engines.tensorrt import TensorRtEngine, gpu, typed_graph
+from teran_export.engines.tensorrt import HALF, TensorRtEngine, gpu, typed_graph
 from teran_export.graphs import ALIGNMENT, Arrays, Graph
 from teran_export.options import BuildOptions
 from teran_export.tensorrt.builder import make_logger
@@ -58,9 +59,8 @@ class TensorRtRtxEngine(TensorRtEngine):
             return
         onnx_file = typed_graph(source, precision, samples)
         self.compile(source, onnx_file, directory, precision)
-        kept = directory / _GRAPH
-        kept.unlink(missing_ok=True)
-        kept.hardlink_to(onnx_file)
+        # Moved, but for the one that others are quantised from.
+        (shutil.copyfile if precision == HALF else shutil.move)(onnx_file, directory / _GRAPH)
         if precision == "bf16":
             module = source.graph.module(in_precision(source.model, precision))
             torch.save(module.eval(), directory / _MODULE)

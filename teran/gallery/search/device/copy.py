@@ -19,6 +19,7 @@ Masks = Sequence[npt.NDArray[np.bool_]]
 """Which slots of every chunk may be found."""
 _FEWEST_SLOTS = 64
 _KEPT_MASKS = 16
+_FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(eq=False)
@@ -101,7 +102,7 @@ class DeviceCopy:
             for shard in self._shards
             if (mine := [one for one in compact.chunks if self._homes[one.number] is shard])
         ]
-        # Nothing was waited for until here: all devices are at work.
+        # No result was waited for until here: all devices are at work.
         found = [best.to_host(ends) for best in begun]
         result = []
         for query, count in enumerate(counts):
@@ -140,6 +141,10 @@ class _Shard:
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
         torch.empty(1, device=device)  # fails where there is no such device
+        if precision is Precision.FP8 and device.type == "cuda":
+            capability = torch.cuda.get_device_capability(device)
+            if capability < _FP8_CAPABILITY:
+                raise ValueError("that is for GPUs of compute capability 8.9 or more")
         self._device, self._precision = device, precision
         self._scans = Scans(device, precision)
         self.chunks: dict[int, _Resident] = {}
@@ -188,7 +193,9 @@ class _Shard:
         allowed: Sequence[Masks | None],
         count: int,
     ) -> _Best:
-        """Begin to look for the best items of all queries; waits for nothing."""
+        """Begin to look for the best items of all queries; does not wait for them."""
+        # Uploads first: they wait for what the device has to do.
+        forbidden = [masks and self._forbidden(chunks, masks) for masks in allowed]
         scan = self._scans.of(lanes)
         ends = np.cumsum([0, *(len(chunk) for chunk in chunks)]).tolist()
         scores = torch.empty(len(lanes), ends[-1], device=self._device)
@@ -196,9 +203,9 @@ class _Shard:
             resident, part = self.chunks[chunk.number], scores[:, start:end]
             scan.scan(resident.rows[: len(chunk)], part, clamp_rows=clamp_rows[chunk.number])
             part.masked_fill_(~resident.present[: len(chunk)], -torch.inf)
-        for row, masks in zip(scores, allowed, strict=True):
-            if masks is not None:
-                row.masked_fill_(self._forbidden(chunks, masks), -torch.inf)
+        for row, left_out in zip(scores, forbidden, strict=True):
+            if left_out is not None:
+                row.masked_fill_(left_out, -torch.inf)
         top = scores.topk(min(count, ends[-1]), dim=1, sorted=False)
         return _Best(top.values, top.indices, chunks)
 

@@ -1,4 +1,4 @@
-"""Scans by our own kernel, which reads rows, and writes what is left of their cosines.
+"""Scans by our own kernel, which writes only what cosines are reduced to.
 
 With torch's operations every cosine goes to memory and comes back: at 64 queries that is more than
 the rows themselves (docs/gallery.md has the arithmetic).
@@ -17,8 +17,8 @@ from teran.gallery.search.device.fused_kernel import scan
 from teran.gallery.search.device.precision import Kept, Precision
 from teran.gallery.search.kernels.base import Lanes, Sides
 
-MAX_LANES = 128
-"""Of a query: a block of lanes holds whole queries."""
+_BLOCK = 128
+"""Most lanes of a block."""
 _FEWEST_LANES = 16
 """That tensor cores take at a time."""
 
@@ -38,7 +38,7 @@ class Tile:
     @classmethod
     def of(cls, lanes: int, dim: int, value_bytes: int) -> "Tile":
         """The tile for so many lanes of all queries, padded, and rows of `dim` values."""
-        width = max(_FEWEST_LANES, min(MAX_LANES, triton.next_power_of_2(lanes)))
+        width = max(_FEWEST_LANES, min(_BLOCK, triton.next_power_of_2(lanes)))
         step = 128 if value_bytes == 1 and dim % 128 == 0 else 64
         return cls(width, step, 8 if width > 64 else 4)
 
@@ -47,7 +47,7 @@ class FusedScan:
     """All queries' lanes on a device, in the layout of the kernel."""
 
     def __init__(self, lanes: Lanes, device: torch.device, precision: Precision) -> None:
-        """Lay out queries, none of which has more than `MAX_LANES` lanes."""
+        """Lay out queries for which it `fits`."""
         self._sides, self._factor, self._queries = lanes.sides, precision.factor, len(lanes)
         total, dim = lanes.values.shape
         self._tile = Tile.of(total, dim, precision.type.itemsize)
@@ -68,6 +68,11 @@ class FusedScan:
             (owner[:, None] == np.arange(self._queries)).astype(np.float32)
         ).to(device)
 
+    @staticmethod
+    def fits(lanes: Lanes) -> bool:
+        """Whether the kernel is for such queries: one whose lanes compete lies in one block."""
+        return Sides.BEST_LANE not in lanes.sides or int(np.diff(lanes.starts).max()) <= _BLOCK
+
     def scan(self, rows: Kept, into: Tensor, *, clamp_rows: bool) -> None:
         """See `PortableScan.scan`."""
         items, length, dim = rows.values.shape
@@ -78,31 +83,32 @@ class FusedScan:
         if Sides.BEST_LANE in self._sides:
             sums = torch.zeros(items, self._queries, device=device)
         grid: Any = (triton.cdiv(items * length, tile.rows) * self._blocks,)
-        scan[grid](
-            rows.values,
-            rows.scale,
-            self._lanes.values,
-            self._lanes.scale,
-            self._owner,
-            self._first_query,
-            self._clamp,
-            best_rows,
-            sums,
-            items * length,
-            length,
-            dim,
-            self._blocks,
-            self._queries,
-            self._factor,
-            ROWS=tile.rows,
-            LANES=tile.lanes,
-            DIM=tile.dim,
-            BEST_ROW=best_rows is not None,
-            BEST_LANE=sums is not None,
-            SCALED=rows.scale is not None,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+        with torch.cuda.device_of(into):  # where the compiler starts it
+            scan[grid](
+                rows.values,
+                rows.scale,
+                self._lanes.values,
+                self._lanes.scale,
+                self._owner,
+                self._first_query,
+                self._clamp,
+                best_rows,
+                sums,
+                items * length,
+                length,
+                dim,
+                self._blocks,
+                self._queries,
+                self._factor,
+                ROWS=tile.rows,
+                LANES=tile.lanes,
+                DIM=tile.dim,
+                BEST_ROW=best_rows is not None,
+                BEST_LANE=sums is not None,
+                SCALED=rows.scale is not None,
+                num_warps=tile.warps,
+                num_stages=tile.stages,
+            )
         score = torch.zeros(items, self._queries, device=device) if sums is None else sums
         if best_rows is not None:
             best = best_rows.clamp_(min=0) if clamp_rows else best_rows

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+# Or every size would be compiled anew where it is 1, or a multiple of 16.
+@triton.jit(do_not_specialize=["count", "length", "blocks", "queries"])
 def scan(
     rows, row_scale, lanes, lane_scale, query_of_lane, first_query, clamp, best_rows, sums,
     count, length, dim, blocks, queries, factor,
@@ -55,7 +56,7 @@ def scan(
         for one in range(first, end):
             mine = inside & (item == one)
             best = tl.max(tl.where(mine[:, None], cosine, float("-inf")), axis=0)
-            tl.atomic_max(best_rows + one * (blocks * LANES) + lane, best)
+            tl.atomic_max(best_rows + one * (blocks * LANES) + lane, best, sem="relaxed")
     if BEST_LANE:
         owner = tl.load(query_of_lane + lane)
         for query in range(tl.load(first_query + block), tl.load(first_query + block + 1)):
@@ -63,4 +64,4 @@ def scan(
             best = tl.max(known, axis=1)
             best = tl.where(tl.load(clamp + query) != 0, tl.maximum(best, 0.0), best)
             # Not summed here by item: the compiler can't reduce that once more for 10.0.
-            tl.atomic_add(sums + item * queries + query, best, mask=inside)
+            tl.atomic_add(sums + item * queries + query, best, mask=inside, sem="relaxed")

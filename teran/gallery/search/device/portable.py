@@ -2,12 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from teran.gallery.search.device.precision import Kept, Precision
 from teran.gallery.search.kernels.base import Lanes, Sides
 
 _BLOCK = 1 << 27
 """Cosines made at a time."""
+_FEWEST_ROWS = 32
+"""That torch multiplies in int8 on a GPU: it refuses 16 and fewer."""
 _LANE_STEP = 16
 """Lanes are padded to a multiple of this, which tensor cores take at a time."""
 
@@ -38,19 +41,19 @@ class PortableScan:
             clamp_rows: whether a lane's best row counts as at least 0.
         """
         length = rows.values.shape[1]
-        step = max(1, _BLOCK // (length * self._width))
+        block = _BLOCK // 4 if rows.scale is not None else _BLOCK  # of wider numbers, held twice
+        step = max(1, block // (length * self._width))
         for start in range(0, len(rows), step):
-            block = rows[start : start + step]
-            cosine = self._multiply(block).view(len(block), length, -1)
-            into[:, start : start + len(block)] = self._reduce(cosine, clamp_rows=clamp_rows).T
+            some = rows[start : start + step]
+            cosine = self._multiply(some).view(len(some), length, -1)
+            into[:, start : start + len(some)] = self._reduce(cosine, clamp_rows=clamp_rows).T
 
     def _multiply(self, rows: Kept) -> Tensor:
         """Cosines (n x R, L) of rows (n, R, D) with all lanes."""
         left, right = rows.values.flatten(0, 1), self._lanes.values.T
         if rows.scale is not None and self._lanes.scale is not None:
-            # In fp32 sums of int8 products are exact up to 1,040 values, which CPUs do faster.
-            product = torch._int_mm(left, right) if left.is_cuda else left.float() @ right.float()
-            return product.float() * rows.scale.flatten()[:, None] * self._lanes.scale
+            product = _product(left, right)
+            return product.mul_(rows.scale.flatten()[:, None]).mul_(self._lanes.scale)
         if self._precision is not Precision.FP8:
             return left @ right
         if left.is_cuda:
@@ -71,3 +74,14 @@ class PortableScan:
                 best = cosine[:, :, first:last].amax(dim=2).float()
                 score[:, query] += (best.clamp(min=0) if self._clamp[query] else best).sum(dim=1)
         return score
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Of matrices in int8, in fp32."""
+    if not left.is_cuda:
+        # Exact up to 1,040 values, and faster there than integers are.
+        return left.float() @ right.float()
+    count = len(left)
+    if count < _FEWEST_ROWS:
+        left = F.pad(left, (0, 0, 0, _FEWEST_ROWS - count))
+    return torch._int_mm(left, right)[:count].float()

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("triton")
 from benchmarks.scan_kernel import CAPABILITIES, LARGEST, SENTENCES, compiled
-from teran.gallery.search.device import Precision
-from teran.gallery.search.device.choice import fused_works
+from teran.gallery.search.device import Precision, choice
 
 _SHARED = {80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that a program may have."""
@@ -48,7 +48,20 @@ def test_it_compiles(capability: int, precision: Precision) -> None:
         assert made.multiplies_by == (known or _INSTRUCTION.get(capability, "mma"))
 
 
+@pytest.mark.parametrize(
+    ("ours", "most"), [([1, 1, 1], np.inf), ([1, 1, 3], 96), ([3, 1, 1], 0), ([1, 3, 1], 12)]
+)
+def test_it_is_used_where_it_is_faster(
+    ours: list[float], most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By times that are made up: there is no GPU to measure."""
+    times = iter([time for one in ours for time in (one, 2)])
+    monkeypatch.setattr(choice, "_TIMED", (1, 1, 64))
+    monkeypatch.setattr(choice, "seconds_of", lambda *_: next(times))
+    assert choice.fused_wins_up_to.__wrapped__(torch.device("cpu"), Precision.FP16) == most
+
+
 def test_where_it_does_not_run_torch_does(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert not fused_works(torch.device("cpu"), Precision.FP16)
+        assert not choice.fused_works.__wrapped__(torch.device("cpu"), Precision.FP16)
     assert "does not run on cpu" in caplog.text
