@@ -1,0 +1,65 @@
+"""A photo's bytes to its pixels, as they are meant to be seen. Nothing of them is trusted."""
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from teran.errors import TeranInputError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+LEAST_SIDE = 16
+"""Pixels."""
+LARGEST_SIDE = 16_384
+MOST_PIXELS = 50_000_000
+"""Refused before they are decoded: a few kilobytes can say that they are billions."""
+MOST_ELONGATED = 20
+"""Times that one side may be the other."""
+_16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+def decode(photo: bytes) -> npt.NDArray[np.uint8]:
+    """Decode, turn as EXIF says, and bring to red, green and blue; transparency is left out.
+
+    Returns:
+        (H, W, 3)
+
+    Raises:
+        TeranInputError: it is no photo of a known format, damaged, or of a size that is refused.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of our own limit there is an error
+            image = Image.open(io.BytesIO(photo), formats=FORMATS)
+            _check_size(*image.size)
+            image.load()
+            return np.asarray(_in_rgb(ImageOps.exif_transpose(image)))
+    except TeranInputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TeranInputError(f"the photo has more than {MOST_PIXELS:,} pixels") from error
+    except Exception as error:  # decoders raise whatever they like
+        raise TeranInputError(
+            f"not a photo in {', '.join(FORMATS)}, or a damaged one: {error}"
+        ) from error
+
+
+def _check_size(width: int, height: int) -> None:
+    size = f"the photo has {width} x {height} pixels"
+    if min(width, height) < LEAST_SIDE:
+        raise TeranInputError(f"{size}; at least {LEAST_SIDE} each way are needed")
+    if max(width, height) > LARGEST_SIDE:
+        raise TeranInputError(f"{size}; no more than {LARGEST_SIDE} each way are taken")
+    if width * height > MOST_PIXELS:
+        raise TeranInputError(f"{size}; no more than {MOST_PIXELS:,} are taken")
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise TeranInputError(f"{size}: one side is more than {MOST_ELONGATED} times the other")
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _16_BIT:
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
