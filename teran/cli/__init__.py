@@ -2,6 +2,7 @@
 
 from cyclopts import App
 
+from teran.cli.detector import detector_app
 from teran.cli.doctor import doctor
 from teran.cli.move_gallery import move_gallery
 from teran.cli.serve import serve
@@ -12,3 +13,4 @@ def register(app: App) -> None:
     """Add the sub-commands to `app`."""
     for command in (serve, doctor, status, move_gallery):
         app.command(command)
+    app.command(detector_app)

@@ -60,7 +60,7 @@ class RegionDetector(nn.Module):
     @torch.inference_mode()
     def _detect(self, photo: npt.NDArray[np.uint8]) -> Regions:
         device = next(self.parameters()).device
-        given = torch.from_numpy(np.ascontiguousarray(photo)).to(device)
+        given = torch.from_numpy(photo.copy()).to(device)
         scale = scale_of(given, self.config)
         pixels = prepared(given, scale)
         res4, objectness, deltas = self.proposal_network(pixels[None])
@@ -112,10 +112,18 @@ class RegionDetector(nn.Module):
             raise CheckpointError(f"{folder} is not a detector: {error}") from error
         return detector
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
+    def save_pretrained(self, directory: str | Path, labels: Sequence[str] = ()) -> None:
+        """Write `config.json`, `model.safetensors` and, where classes have names, `labels.txt`.
+
+        Raises:
+            CheckpointError: there are more or fewer names than classes.
+        """
+        if labels and len(labels) != self.config.classes:
+            raise CheckpointError(f"{len(labels)} names for {self.config.classes} classes")
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
+        if labels:
+            (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
         text = json.dumps(self.config.to_dict(), indent=1) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
         save_file(
