@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-import openvino
-
 from teran.runtime.backend import Arrays, EngineBackend, Run
+from teran.runtime.silent_openvino import openvino
 
 _KERNELS = 512
 """Kept for shapes that may come again. Of a small encoder a new shape takes a megabyte, and there

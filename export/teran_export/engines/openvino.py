@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nncf
-import openvino
-
+from teran.runtime.silent_openvino import openvino
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph
 from teran_export.options import BuildOptions
@@ -58,13 +57,15 @@ class OpenVinoEngine:
             config.parameters["HINT_BF16"].string_value = "YES"
 
     def versions(self) -> dict[str, str]:
-        return {"openvino": openvino.__version__, "nncf": nncf.__version__}
+        return {"openvino": openvino.__version__, "nncf": version("nncf")}
 
 
 def _quantise(
     model: openvino.Model, samples: list[Arrays], kept_in_float: Sequence[str]
 ) -> openvino.Model:
     """Quantise weights and activations to int8; LayerNorm, softmax and GELU stay in float."""
+    import nncf  # after OpenVINO, which it would import as it is
+
     kept = [
         node.get_friendly_name()
         for node in model.get_ops()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 import torch
 from teran_export import ExportOptions, export, publish
@@ -31,6 +30,7 @@ from torch import nn
 
 from teran.errors import CheckpointError, ExportError
 from teran.model import Pooling, TeranModel
+from teran.runtime.silent_openvino import openvino
 from tests.conftest import TINY
 
 
