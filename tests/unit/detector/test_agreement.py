@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from teran_client.cli import whole_app
 
-from teran.commandline import run
+from teran.cli import register
+from teran.commandline import new_app, run
 from teran.detector import DetectorConfig, RegionDetector, Regions
 from teran.detector.agreement import Original, agreement, compare, originals, total
 from teran.errors import TeranInputError
@@ -53,8 +53,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_detector_agrees_with_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["detector", "verify", str(folder / "detector"), str(folder / "originals")]
+    register(app := new_app())
     with pytest.raises(SystemExit, match="0"):
-        run(whole_app(), arguments)
+        run(app, arguments)
     said = capsys.readouterr().out.splitlines()
     assert [text.split(":")[0] for text in said] == ["one", "two", "2 photos"]
     table = folder / "originals" / "six.tsv"
