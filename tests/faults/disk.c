@@ -8,7 +8,8 @@
  *     <key>.names   the names in a directory when it was synced, with their keys
  *
  * A key is an inode and the moment of its birth. `disk_fill(n, m)` lets the nth call from now that
- * takes room below DISK_ROOT fail for want of it, and m - 1 after it.
+ * takes room below DISK_ROOT fail for want of it, and m - 1 after it. `disk_cut(n)` kills the process
+ * at the nth call from now that takes room there or syncs.
  */
 
 #define _GNU_SOURCE
@@ -18,6 +19,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,7 +33,7 @@
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static _Atomic long calls, full_from, full_until;
+static _Atomic long calls, full_from, full_until, steps, cut_at;
 
 void disk_fill(long from, long count)
 {
@@ -42,6 +44,21 @@ void disk_fill(long from, long count)
 
 /* Calls that took room, or would have, since `disk_fill`. */
 long disk_calls(void) { return calls; }
+
+void disk_cut(long at)
+{
+    steps = 0;
+    cut_at = at;
+}
+
+/* Calls that took room or synced, since `disk_cut`. */
+long disk_steps(void) { return steps; }
+
+static void step(void)
+{
+    if (++steps == cut_at)
+        raise(SIGKILL);
+}
 
 static int is_below(const char *path)
 {
@@ -64,6 +81,7 @@ static int path_of(int fd, char path[PATH_MAX])
 /* Whether there is no room for one more call. */
 static int is_full(void)
 {
+    step();
     long call = ++calls;
     return full_from <= call && call < full_until;
 }
@@ -190,6 +208,7 @@ static void synced(int fd)
     struct stat found;
     int saved = errno;
     if (getenv("DISK_SHADOW") && path_of(fd, path) && !fstat(fd, &found) && found.st_nlink) {
+        step();
         pthread_mutex_lock(&lock);
         (S_ISDIR(found.st_mode) ? keep_names : keep_file)(path);
         pthread_mutex_unlock(&lock);
@@ -238,6 +257,7 @@ int msync(void *address, size_t length, int flags)
     off_t offset;
     struct stat found;
     if (!result && flags & MS_SYNC && getenv("DISK_SHADOW")) {
+        step();
         pthread_mutex_lock(&lock);
         if (mapped((uintptr_t)address, path, &offset) && !stat(path, &found)) {
             int target = shadow(path, "data", 0);

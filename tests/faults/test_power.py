@@ -41,8 +41,10 @@ def run_until(
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     lines = [process.stdout.readline()[:-1]]
-    threading.Timer(seconds, process.kill).start()
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
     lines += [line[:-1] for line in process.stdout if line.endswith("\n")]
+    timer.cancel()
     assert process.wait() == -signal.SIGKILL, "it ended by itself"
     return lines
 
@@ -110,17 +112,25 @@ def test_a_deleted_item_does_not_come_back_in_the_place_of_a_new_one(
 
 
 def test_power_is_lost_while_room_is_given_back(library: Path, tmp_path: Path) -> None:
-    dice = random.Random(3)
-    for cut in range(CUTS):
-        root = tmp_path / str(cut) / "root"
+    """At moments all over it, and at each of the last, in which the stores change places."""
+    names = {f"i{i}" for i in range(60)}
+
+    def cut_at(step: int) -> list[str]:
+        root = tmp_path / str(step) / "root"
         root.mkdir(parents=True)
-        run_until(dice.random(), library, root, "vacuum.py")
+        said = run_until(60, library, root, "vacuum.py", str(step))
         for outcome in disk.OUTCOMES:
-            with opened(left(library, root, outcome, cut)) as galleries:
-                assert not galleries.info()["unusable"], outcome
-                names = {one.id for one in galleries.get("default").store.items()}
-                assert names == {f"i{i}" for i in range(300)}, outcome
-                check(galleries, {f"i{i}": i for i in range(300)})
+            with opened(left(library, root, outcome, step)) as galleries:
+                assert not galleries.info()["unusable"], (step, outcome)
+                there = {one.id for one in galleries.get("default").store.items()}
+                assert there == names, (step, outcome)
+                check(galleries, {f"i{i}": i for i in range(60)})
+        return said
+
+    _, steps = cut_at(0)
+    last = range(int(steps) - 5, int(steps) + 1)
+    for step in {*range(1, last[0], int(steps) // CUTS), *last}:
+        assert cut_at(step) == ["made"], step
 
 
 def test_power_is_lost_while_galleries_are_managed(library: Path, tmp_path: Path) -> None:

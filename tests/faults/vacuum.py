@@ -1,8 +1,9 @@
-"""Makes a gallery most of whose items are deleted, dies, and opens it again.
+"""Makes a gallery most of whose items are deleted, dies, and opens it again; see disk.c.
 
-vacuum.py ROOT
+vacuum.py ROOT STEP
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -23,17 +24,19 @@ if not os.fork():
     galleries = EmbeddedCatalog(root, model, kernel(1))
     galleries.create("default", Kind.IMAGES)
     gallery = galleries.get("default")
-    rows = np.random.default_rng(0).standard_normal((1500, 36, 64)).astype(np.float32)
+    rows = np.random.default_rng(0).standard_normal((600, 36, 64)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
     items = [Item(f"i{i}", one.astype(np.float16), metadata={"v": i}) for i, one in enumerate(rows)]
     galleries.writer.write(gallery, items).result()
-    galleries.writer.write(gallery, [], [f"i{i}" for i in range(300, 1500)]).result()
+    galleries.writer.write(gallery, [], [f"i{i}" for i in range(60, 600)]).result()
     gallery.store.flush()
     sync_tree(root)  # as it comes to be in time
     os._exit(0)
 _, status = os.wait()
 assert status == 0
+disk = ctypes.CDLL(None)
+disk.disk_cut(int(sys.argv[2]))
 print("made", flush=True)
 EmbeddedCatalog(root, model, kernel(1))
-print("opened", flush=True)
-signal.pause()
+print(disk.disk_steps(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)

@@ -33,6 +33,7 @@ from teran.gallery.embedded.files import (
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery, read_description
 from teran.gallery.embedded.lock import LOCK, lock_directory
 from teran.gallery.embedded.snapshot import extract_snapshot, write_snapshot
+from teran.gallery.embedded.vacuum import vacuum
 from teran.gallery.search.kernels import Kernel
 from teran.gallery.search.pooling import Kind
 from teran.gallery.writer import Writer
@@ -109,7 +110,7 @@ class EmbeddedCatalog(GalleryCatalog):
                 if not path.is_dir() or not NAME.fullmatch(path.name):
                     raise GalleryError(f"{path} is no gallery; move it away")
                 self._open[path.name] = self._load(path.name)
-                self._open[path.name].store.vacuum()
+                self._give_room_back(path.name)
             except Exception as error:  # whatever its files hold, it must not hold up the others
                 self._set_aside(path.name, _as_ours(path, error))
         self.writer = Writer(self._maintain)
@@ -263,8 +264,16 @@ class EmbeddedCatalog(GalleryCatalog):
             raise GalleryError(f"{directory} is there already; it is opened at the next start")
         return directory
 
+    def _give_room_back(self, name: str) -> None:
+        gallery = self._open[name]
+        if gallery.is_mostly_deleted():
+            del self._open[name]
+            gallery.close()
+            vacuum(self._directory / name / "store", len(gallery), self._model.embed_dim)
+            self._open[name] = self._load(name)
+
     def _load(self, name: str) -> EmbeddedGallery:
-        if not any((self._directory / name / "store").glob("*")):
+        if not any((self._directory / name).glob("store*/*")):
             raise GalleryError(
                 f"{self._directory / name} has no store any more; restore a snapshot"
             )

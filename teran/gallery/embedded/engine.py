@@ -28,10 +28,27 @@ def engine_errors(what: str) -> Iterator[None]:
 
 
 def engine_config(embed_dim: int) -> edge.EdgeConfig:
-    """Multivectors compared by MaxSim, as a Qdrant cluster holds them; no graph over them.
+    """Of a new shard."""
+    return edge.EdgeConfig(
+        vectors=_vectors(embed_dim),
+        payload_memory=edge.Memory.Cold,
+        wal_enabled=False,  # the redo log is one
+    )
 
-    The room of what was deleted is all that `optimize` may change, where that is more than half.
-    """
+
+def vacuum_config(embed_dim: int) -> edge.EdgeConfig:
+    """Of a shard to be optimised: whatever was deleted is left out, and nothing is indexed."""
+    optimizers = edge.EdgeOptimizersConfig(
+        deleted_threshold=0.01,
+        vacuum_min_vector_number=1,
+        indexing_threshold=0,
+        default_segment_number=1,
+    )
+    return edge.EdgeConfig(vectors=_vectors(embed_dim), optimizers=optimizers)
+
+
+def _vectors(embed_dim: int) -> dict[str, edge.EdgeVectorParams]:
+    """Multivectors compared by MaxSim, as a Qdrant cluster holds them; no graph over them."""
     vectors = edge.EdgeVectorParams(
         size=embed_dim,
         distance=edge.Distance.Dot,
@@ -40,15 +57,7 @@ def engine_config(embed_dim: int) -> edge.EdgeConfig:
         hnsw_config=edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
         memory=edge.Memory.Cold,
     )
-    optimizers = edge.EdgeOptimizersConfig(
-        deleted_threshold=0.5, indexing_threshold=0, default_segment_number=1
-    )
-    return edge.EdgeConfig(
-        vectors={VECTORS: vectors},
-        payload_memory=edge.Memory.Cold,
-        optimizers=optimizers,
-        wal_enabled=False,  # the redo log is one
-    )
+    return {VECTORS: vectors}
 
 
 class EngineDialect:

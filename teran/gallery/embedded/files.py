@@ -144,6 +144,20 @@ def require_free(directory: Path, size: int) -> None:
         )
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory, with the holes in its files.
+
+    Raises:
+        OSError: it can't be read or written.
+    """
+    shutil.copytree(source, target, copy_function=_copy_file)
+
+
+def _copy_file(source: str, target: str) -> None:
+    with Path(source).open("rb") as file, sparse_file(Path(target)) as copy:
+        shutil.copyfileobj(file, copy, _BLOCK)
+
+
 @contextmanager
 def sparse_file(path: Path) -> Iterator[BinaryIO]:
     """A new file that has holes where zeros are written; it is on the disk in the end.

@@ -22,6 +22,7 @@ from teran.gallery.courtesy import Courtesy
 from teran.gallery.embedded.compact_files import PersistentCompact
 from teran.gallery.embedded.files import rename_durably, room_of, sync_tree, write_durably
 from teran.gallery.embedded.store import GalleryStore
+from teran.gallery.embedded.vacuum import is_mostly_deleted
 from teran.gallery.item import Item, point_of
 from teran.gallery.search.compact import NewBounds, prepare
 from teran.gallery.search.kernels import Kernel
@@ -176,6 +177,11 @@ class EmbeddedGallery:
                 values = new.of(part)
                 with self._lock:  # what is written to the part meanwhile is another part
                     self._compact.put_bounds(new, part, values)
+
+    def is_mostly_deleted(self) -> bool:
+        """Whether most of its store's room is of deleted items."""
+        rows = sum(chunk.length for chunk, _ in self._compact.places.values())
+        return is_mostly_deleted(self.directory / "store", rows * self.model.embed_dim)
 
     def search(
         self, queries: Sequence[Query], where: Sequence[dict[str, Any] | None]

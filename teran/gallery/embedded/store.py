@@ -22,12 +22,12 @@ from teran.gallery.embedded.engine import EngineDialect, engine_config, engine_e
 from teran.gallery.embedded.files import (
     RESERVE,
     require_free,
-    room_of,
     sync_directory,
     sync_names,
     write_durably,
 )
 from teran.gallery.embedded.redo import Change, Deletion, RedoLog
+from teran.gallery.embedded.vacuum import settle
 from teran.gallery.filters import to_filter
 from teran.gallery.item import Item
 from teran.gallery.layout import VECTORS, item_of, payload_of
@@ -37,8 +37,6 @@ _PAGE_WITHOUT_VECTORS = 10_000
 _BYTES_PER_VALUE = 16
 """What a value may take on the disk while it is in the log as well."""
 _TALLY = "store.json"
-_CONFIG = "edge_config.json"
-"""The engine's own."""
 _REDO = "redo"
 _LARGEST_REDO = 64 << 20
 """Bytes of the log after which the shard is flushed, however busy it is."""
@@ -61,8 +59,9 @@ class GalleryStore:
         self._unflushed = False
         self._writing = threading.Lock()
         self.embed_dim = embed_dim
-        exists = directory.is_dir() and any(directory.iterdir())
         with engine_errors(f"{directory} can't be opened as a gallery's store"):
+            settle(directory)
+            exists = directory.is_dir() and any(directory.iterdir())
             if exists:
                 self._shard = edge.EdgeShard.load(str(directory))
             else:
@@ -90,26 +89,6 @@ class GalleryStore:
         with suppress(OSError):  # it is only for the case that something is lost
             tally = {"items": count, "version": self._version}
             write_durably(self._tally, json.dumps(tally) + "\n")
-
-    def vacuum(self) -> None:
-        """Give the room of deleted items back to the disk, where most of them are deleted.
-
-        No other thread runs meanwhile, for ten seconds or so where a gigabyte stays: this
-        is for the start. It is left out where the disk has no room for both, and if it fails, as
-        nothing depends on it. A store that was made before there was this keeps its room.
-        """
-        try:
-            if "optimizers" not in (self._directory / _CONFIG).read_text(encoding="utf-8"):
-                return
-            before = room_of(self._directory)
-            require_free(self._directory, before)
-            with self._writing, engine_errors(f"{self._directory} keeps the room of deleted items"):
-                if self._shard.optimize():
-                    self._flush()
-                    freed = before - room_of(self._directory)
-                    _log.info("%s: %d MiB of deleted items freed", self._directory, freed >> 20)
-        except (GalleryError, OSError) as error:
-            _log.warning("%s", error)
 
     def _release(self) -> None:
         """Let go of all files, so that their room is free once they are removed."""

@@ -12,7 +12,6 @@ from teran.errors import GalleryError, TeranInputError
 from teran.gallery.catalog import Model
 from teran.gallery.embedded.catalog import EmbeddedCatalog
 from teran.gallery.embedded.compact_files import PersistentCompact
-from teran.gallery.embedded.files import room_of
 from teran.gallery.embedded.store import GalleryStore
 from teran.gallery.item import Item
 from teran.gallery.search.kernels import kernel
@@ -136,27 +135,6 @@ def test_a_gallery_that_cant_be_opened_keeps_no_file_open(tmp_path: Path) -> Non
     again = opened(tmp_path)
     assert len(again.get("default")) == 1
     again.close()
-
-
-def test_deleted_items_give_their_room_back_at_the_next_start(tmp_path: Path) -> None:
-    store, query = tmp_path / "galleries" / "default" / "store", unit(5, 4)
-    with closing(opened(tmp_path)) as galleries:
-        for _ in range(4):
-            fill(galleries, [item(f"i{i}", 3 * i) for i in range(400)])
-            galleries.writer.write(
-                galleries.get("default"), [], [f"i{i}" for i in range(400)]
-            ).result(60)
-        fill(galleries, [item(f"i{i}", 3 * i) for i in range(100)])
-        expected = found(galleries, query)
-    before = room_of(store)
-    with closing(opened(tmp_path)) as galleries:
-        assert before - room_of(store) > 1500 * 36 * DIM * 2, "of the items that are deleted"
-        assert found(galleries, query) == expected
-        fill(galleries, [item("new", 1)])
-        expected = found(galleries, query)
-    with closing(opened(tmp_path)) as galleries:
-        assert len(expected) == 101
-        assert found(galleries, query) == expected
 
 
 def test_a_restore_reads_few_items_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
