@@ -24,6 +24,10 @@ MAX_RECORD_BYTES = 1 << 20
 """Longest record of an item in bytes that any server takes; most take less."""
 MAX_ID_BYTES = 1024
 """Longest id of an item, in UTF-8."""
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of files that hold photos, in any case."""
+DIGEST = "sha256"
+"""The metadata with what a photo's bytes are known by, so that only what has changed is sent."""
 DEFAULT_GALLERY = "default"
 """The gallery that is meant where none is named."""
 WRITE_KEY_HEADER = "teran-write-key"

@@ -10,7 +10,7 @@ def _folder(name: str) -> Path:
     return checkout if checkout.is_dir() else _PACKAGE / "_data" / name
 
 
-REPOSITORY_FORMAT = 5
+REPOSITORY_FORMAT = 6
 """Of published repositories. It rises when the code or tensors of models change, so that one which
 was published before can't be served any more."""
 MODEL_REPOSITORY = _folder("model_repository")

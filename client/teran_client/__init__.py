@@ -13,18 +13,29 @@ from teran.errors import (
 from teran_client.aio import AsyncTeranClient
 from teran_client.entry import Entry
 from teran_client.images import ImageRegions
-from teran_client.results import EncodedCaption, Hit, Match, Profile, Ranked, SearchResult
+from teran_client.photos import Photo
+from teran_client.results import (
+    Detection,
+    EncodedCaption,
+    Hit,
+    Match,
+    Profile,
+    Ranked,
+    SearchResult,
+)
 from teran_client.sync import TeranClient
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program asks for our lines
 
 __all__ = [
     "AsyncTeranClient",
+    "Detection",
     "EncodedCaption",
     "Entry",
     "Hit",
     "ImageRegions",
     "Match",
+    "Photo",
     "Profile",
     "Ranked",
     "SearchResult",

@@ -2,24 +2,32 @@
 
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeVar, overload
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
 from teran.contract import BULK_PARAMETER
-from teran.errors import TeranError, TeranInputError
+from teran.errors import (
+    TeranError,
+    TeranInputError,
+    TeranServerError,
+    TeranTimeoutError,
+    TeranUnavailableError,
+)
 from teran_client import protocol
 from teran_client.call import Timeout
 from teran_client.channel import Channel, Tls
 from teran_client.gallery import AsyncGalleryVerbs
 from teran_client.images import Floats, ImageRegions
-from teran_client.items import checked, with_progress
+from teran_client.items import apart, checked, with_progress
 from teran_client.metrics import ClientMetrics
+from teran_client.photos import Photo, PhotoLike, is_photo
 from teran_client.pipeline import Items, SendBulk, pipeline
 from teran_client.profiling import profile
 from teran_client.protocol import ModelInfo
-from teran_client.results import EncodedCaption, Match, Profile, Ranked
+from teran_client.results import Detection, EncodedCaption, Match, Profile, Ranked
 from teran_client.scoring import align
 from teran_client.shared_memory import SharedMemory
 from teran_client.tracing import ClientTracing
@@ -28,7 +36,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _FEW = 8
 """Items of a list that somebody waits for; longer lists, and streams, give way to others."""
-ImageLike = ImageRegions | Floats
+Encodable = ImageRegions | PhotoLike
+"""An image: its regions, or a photo whose regions the server finds."""
+ImageLike = Encodable | Floats
 """An image, or its region embeddings (R, E) if it was encoded before."""
 CaptionLike = str | EncodedCaption
 
@@ -94,6 +104,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         self._shared = SharedMemory(self._channel, shared_memory)
         self._batch_size, self._in_flight, self._progress = batch_size, in_flight, progress
         self._info: ModelInfo | None = None
+        self._photos: bool | None = None
 
     async def __aenter__(self) -> "AsyncTeranClient":
         return self
@@ -131,30 +142,86 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             self._info = ModelInfo.from_configs(*configs)
         return self._info
 
+    async def takes_photos(self) -> bool:
+        """Whether the server finds regions by itself; asked once."""
+        if self._photos is None:
+            asked = service_pb2.ModelConfigRequest(name="photo")
+            try:
+                await self._channel.call("ModelConfig", asked)
+            except (TeranUnavailableError, TeranTimeoutError):
+                raise
+            except TeranServerError:  # there is no such model
+                self._photos = False
+            else:
+                self._photos = True
+        return self._photos
+
     @overload
-    async def encode_images(self, images: ImageRegions, *, timeout: Timeout = None) -> Floats: ...
+    async def detect(self, photos: PhotoLike | str, *, timeout: Timeout = None) -> Detection: ...
+    @overload
+    async def detect(
+        self, photos: Sequence[PhotoLike | str], *, timeout: Timeout = None
+    ) -> list[Detection]: ...
+    @overload
+    async def detect(
+        self, photos: Items[PhotoLike | str], *, timeout: Timeout = None
+    ) -> AsyncIterator[Detection]: ...
+    async def detect(
+        self,
+        photos: PhotoLike | str | Sequence[PhotoLike | str] | Items[PhotoLike | str],
+        *,
+        timeout: Timeout = None,
+    ) -> Detection | list[Detection] | AsyncIterator[Detection]:
+        """Find the regions of photos; one, a list or a stream, as in `encode_images`."""
+        await self._require_photos()
+
+        async def send(batch: Sequence[Photo], *, bulk: bool = False) -> Sequence[Detection]:
+            names = (
+                "region_features", "boxes", "region_mask", "confidence", "labels", "photo_size",
+            )  # fmt: skip
+            found = []
+            for photo in batch:
+                inputs = await protocol.photo_inputs(photo)
+                outputs = await self._infer(
+                    "detect_regions", inputs, names, timeout=timeout, bulk=bulk
+                )
+                found.append(protocol.read_detection(outputs, photo.name))
+            return found
+
+        if isinstance(photos, str) or is_photo(photos):
+            return (await send([Photo.of(photos)]))[0]
+        many = cast("Items[PhotoLike | str]", photos)
+        return await self._map("photo", many, Photo.of, send, _FEW, lambda _: 1, len)
+
+    @overload
+    async def encode_images(self, images: Encodable, *, timeout: Timeout = None) -> Floats: ...
     @overload
     async def encode_images(
-        self, images: Sequence[ImageRegions], *, timeout: Timeout = None
+        self, images: Sequence[Encodable], *, timeout: Timeout = None
     ) -> list[Floats]: ...
     @overload
     async def encode_images(
-        self, images: Items[ImageRegions], *, timeout: Timeout = None
+        self, images: Items[Encodable], *, timeout: Timeout = None
     ) -> AsyncIterator[Floats]: ...
     async def encode_images(
-        self,
-        images: ImageRegions | Sequence[ImageRegions] | Items[ImageRegions],
-        *,
-        timeout: Timeout = None,
+        self, images: Encodable | Sequence[Encodable] | Items[Encodable], *, timeout: Timeout = None
     ) -> Floats | list[Floats] | AsyncIterator[Floats]:
         """Encode images to region embeddings (R, E) each.
 
         One image gives one array, a list gives a list, anything else that can be iterated gives an
-        asynchronous iterator, which reads ahead of what it yields.
+        asynchronous iterator, which reads ahead of what it yields. An image is its regions, or a
+        photo: a path, bytes, or a picture of Pillow's.
         """
         info = await self.info()
 
-        async def send(batch: Sequence[ImageRegions], *, bulk: bool = False) -> Sequence[Floats]:
+        async def send_photo(photo: Photo, *, bulk: bool) -> Floats:
+            await self._require_photos()
+            inputs = await protocol.photo_inputs(photo)
+            names = ("region_embeddings", "region_mask")
+            outputs = await self._infer("encode_photo", inputs, names, timeout=timeout, bulk=bulk)
+            return protocol.read_photo(outputs)
+
+        async def send_regions(batch: Sequence[ImageRegions], *, bulk: bool) -> Sequence[Floats]:
             outputs = await self._infer(
                 "encode_image",
                 protocol.image_inputs(batch, info),
@@ -164,12 +231,20 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             )
             return protocol.read_images(outputs, batch)
 
-        def check(image: object, name: str) -> ImageRegions:
+        async def send(
+            batch: Sequence[ImageRegions | Photo], *, bulk: bool = False
+        ) -> Sequence[Floats]:
+            return await apart(
+                batch, partial(send_regions, bulk=bulk), partial(send_photo, bulk=bulk)
+            )
+
+        def check(image: object, name: str) -> ImageRegions | Photo:
             return protocol.check_image(image, name, info)
 
-        if isinstance(images, ImageRegions):
+        if isinstance(images, ImageRegions) or is_photo(images):
             return (await send([check(images, "image")]))[0]
-        return await self._map("image", images, check, send, info.max_images, info.bulk, len)
+        many = cast("Items[Encodable]", images)
+        return await self._map("image", many, check, send, info.max_images, info.bulk, len)
 
     @overload
     async def encode_captions(
@@ -227,26 +302,48 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             timeout: seconds for each request.
         """
         for i, image in enumerate(images):
-            if not isinstance(image, ImageRegions | np.ndarray):
+            if not (isinstance(image, ImageRegions | np.ndarray) or is_photo(image)):
                 raise TeranInputError(
-                    f"image {i} is {type(image).__name__}, expected ImageRegions or embeddings"
+                    f"image {i} is {type(image).__name__}, expected ImageRegions, a photo or "
+                    "embeddings"
                 )
         words = await self._encoded_captions(captions, timeout)
         regions = await self._encoded_images(images, timeout)
         return await self._align(regions, [word.word_embeddings for word in words], timeout)
 
-    async def match(self, image: ImageRegions, caption: str, *, timeout: Timeout = None) -> Match:
-        """Score one image against one caption, and tell which region each word matches."""
+    async def match(
+        self, image: Encodable | str, caption: str, *, timeout: Timeout = None
+    ) -> Match:
+        """Score one image against one caption, and tell which region each word matches.
+
+        Args:
+            image: its regions, or a photo: a path, bytes, or a picture of Pillow's.
+            caption: a sentence.
+            timeout: seconds for the request.
+        """
         info = await self.info()
+        image = Photo.of(image) if isinstance(image, str) else image
         image = protocol.check_image(image, "image", info)
         caption = protocol.check_caption(caption, "caption")
+        if isinstance(image, Photo):
+            await self._require_photos()
+            outputs = await self._infer(
+                "match_photo",
+                {**await protocol.photo_inputs(image), **protocol.caption_inputs([caption])},
+                (
+                    "scores", "region_word_similarity", "word_mask", "tokens", "truncated",
+                    "boxes", "region_mask",
+                ),
+                timeout=timeout,
+            )  # fmt: skip
+            return protocol.read_match(outputs, protocol.present_boxes(outputs))
         outputs = await self._infer(
             "match",
             {**protocol.image_inputs([image], info), **protocol.caption_inputs([caption])},
             ("scores", "region_word_similarity", "word_mask", "tokens", "truncated"),
             timeout=timeout,
         )
-        return protocol.read_match(outputs, image)
+        return protocol.read_match(outputs, image.boxes)
 
     async def rank(
         self,
@@ -278,6 +375,13 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         The server's part is read from its statistics, so other clients' requests count as well.
         """
         return await profile(self._channel, await self.info(), caption, image, calls)
+
+    async def _require_photos(self) -> None:
+        if not await self.takes_photos():
+            raise TeranInputError(
+                "the server takes no photos, only regions: `teran export --detector` has to make "
+                "its repository"
+            )
 
     async def _infer(
         self,
@@ -312,7 +416,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
     async def _map(
         self,
         noun: str,
-        items: Items[Item],
+        items: Items[Any],
         check: Callable[[object, str], Item],
         send: SendBulk[Item, Result],
         largest_batch: int,
@@ -339,9 +443,9 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         return results if count is None else [result async for result in results]
 
     async def _encoded_images(self, images: Sequence[ImageLike], timeout: Timeout) -> list[Floats]:
-        raw = [image for image in images if isinstance(image, ImageRegions)]
+        raw = [image for image in images if not isinstance(image, np.ndarray)]
         fresh = iter(await self.encode_images(raw, timeout=timeout) if raw else [])
-        return [next(fresh) if isinstance(image, ImageRegions) else image for image in images]
+        return [image if isinstance(image, np.ndarray) else next(fresh) for image in images]
 
     async def _encoded_captions(
         self, captions: Sequence[CaptionLike], timeout: Timeout
@@ -368,4 +472,6 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
 
 def _name(image: ImageLike, index: int) -> str:
-    return image.name if isinstance(image, ImageRegions) else str(index)
+    if isinstance(image, Path):
+        return image.name
+    return image.name if isinstance(image, ImageRegions | Photo) else str(index)

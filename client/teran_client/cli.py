@@ -12,16 +12,17 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
 
-from teran.commandline import AsJson, Positive, new_app, plain, run
+from teran.commandline import AsJson, Positive, new_app, run
 from teran.errors import TeranInputError
 from teran_client import gallery_cli
 from teran_client.images import Floats, ImageRegions, read_directory
 from teran_client.options import Connection, Size, parse_size
+from teran_client.photos import Photo, photos_in
 from teran_client.results import Match
+from teran_client.table import show_table
 
+_FEATURES = ".npz"
 app = new_app()
 encode = App(name="encode", help="Encode images or captions to embeddings.")
 app.command(encode)
@@ -48,15 +49,15 @@ def _save(out: Path, arrays: dict[str, Floats]) -> None:
 def encode_images(
     directory: Path, /, *, out: Path, size: Size = None, connection: Connection = Connection()
 ) -> None:
-    """Encode a directory of region features to an .npz with one (R, E) array for each image.
+    """Encode a directory of images to an .npz with one (R, E) array for each.
 
     Example: teran encode images features/ --out embeddings.npz --size 640x480
 
     Args:
-        directory: Holds `<id>.npz` and `<id>.npy` of every image.
+        directory: Holds `<id>.npz` and `<id>.npy` of every image, or photos.
         out: The .npz file to write.
     """
-    images = list(read_directory(directory, parse_size(size)))
+    images = _images(directory, size)
     with connection.client(progress=True) as client:
         embeddings = client.encode_images(images)
     _save(out, {image.name: one for image, one in zip(images, embeddings, strict=True)})
@@ -95,7 +96,7 @@ def encode_captions(
 
 @app.command
 def match(
-    features: Path,
+    image: Path,
     caption: str,
     /,
     *,
@@ -105,15 +106,20 @@ def match(
 ) -> None:
     """Score one image against one caption, and show which region each word matches.
 
+    Example: teran match photos/beach.jpg "two dogs on a beach"
     Example: teran match features/42.npz "two dogs on a beach" --size 640x480
 
     Args:
-        features: `<id>.npz`, with `<id>.npy` beside it.
+        image: A photo, or `<id>.npz` with `<id>.npy` beside it.
         caption: The sentence.
     """
-    image = ImageRegions.from_files(features, size=parse_size(size))
+    content = (
+        ImageRegions.from_files(image, size=parse_size(size))
+        if image.suffix == _FEATURES
+        else Photo.of(image)
+    )
     with connection.client() as client:
-        result = client.match(image, caption)
+        result = client.match(content, caption)
     _print_match(result, json_)
 
 
@@ -126,14 +132,13 @@ def _print_match(result: Match, as_json: bool) -> None:
         report = {"score": result.score, "score_per_word": result.score_per_word, "words": words}
         print(json.dumps({**report, "truncated": result.truncated}, indent=2))
         return
-    table = Table("word", "best region", "cosine")
-    for word, region, cosine in best:
-        table.add_row(plain(word), str(region), f"{cosine:.3f}")
-    console = Console()
-    console.print(f"score {result.score:.3f}, {result.score_per_word:.3f} per word")
-    console.print(table)
+    print(f"score {result.score:.3f}, {result.score_per_word:.3f} per word")
+    show_table(
+        ("word", "best region", "cosine"),
+        [(word, str(region), f"{cosine:.3f}") for word, region, cosine in best],
+    )
     if result.truncated:
-        console.print("the caption was longer than the model takes, and was cut")
+        print("the caption was longer than the model takes, and was cut", file=sys.stderr)
 
 
 @app.command
@@ -153,25 +158,29 @@ def rank(
 
     Args:
         caption: The sentence.
-        directory: Holds `<id>.npz` and `<id>.npy` of every image.
+        directory: Holds `<id>.npz` and `<id>.npy` of every image, or photos.
         k: How many images to show, at least 1.
     """
-    images = list(read_directory(directory, parse_size(size)))
+    images = _images(directory, size)
     with connection.client() as client:
         ranking = client.rank(caption, images, k)
     if json_:
         print(json.dumps([asdict(entry) for entry in ranking], indent=2))
         return
-    table = Table("rank", "image", "score", "per word")
-    for position, entry in enumerate(ranking, start=1):
-        row = (
-            str(position),
-            plain(entry.name),
-            f"{entry.score:.3f}",
-            f"{entry.score_per_word:.3f}",
-        )
-        table.add_row(*row)
-    Console().print(table)
+    show_table(
+        ("rank", "image", "score", "per word"),
+        [
+            (str(position), entry.name, f"{entry.score:.3f}", f"{entry.score_per_word:.3f}")
+            for position, entry in enumerate(ranking, start=1)
+        ],
+    )
+
+
+def _images(directory: Path, size: str | None) -> list[ImageRegions | Photo]:
+    """The images of a directory: by their features, where there are any, else its photos."""
+    if any(directory.glob(f"*{_FEATURES}")):
+        return list(read_directory(directory, parse_size(size)))
+    return list(photos_in(directory))
 
 
 @app.command

@@ -3,11 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from teran.contract import MAX_RECORD_BYTES, check_id
 from teran.errors import TeranInputError
 from teran_client.images import ImageRegions
+from teran_client.photos import Photo, PhotoLike, is_photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,28 +19,39 @@ class Entry:
     """Something to index: an image or a sentence, and what should be known of it.
 
     Attributes:
-        content: the image or the sentence.
+        content: the image, by its regions or as a photo, or the sentence.
         id: what search results call it; an entry with the same id is replaced.
         uri: where it can be found, a path or an address.
         metadata: whatever JSON can hold; searches can filter by it.
     """
 
-    content: ImageRegions | str
+    content: ImageRegions | PhotoLike | str
     id: str
     uri: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, item: object, name: str) -> "Entry":
-        """An image is called by its name, a sentence by itself."""
+        """An image is called by its name, a sentence by itself.
+
+        Raises:
+            TeranInputError: it is none, or a photo without a name.
+        """
         if isinstance(item, ImageRegions):
             return cls(item, item.name)
+        if isinstance(item, bytes | Image.Image):
+            raise TeranInputError(f"{name} has no name; pass Entry(photo, id=...)")
+        if is_photo(item):
+            photo = Photo.of(item)
+            uri = str(photo.source.absolute()) if isinstance(photo.source, Path) else None
+            return cls(photo, photo.name, uri)
         if isinstance(item, str):
             return cls(item, item)
         if isinstance(item, Entry):
             return item
         raise TeranInputError(
-            f"{name} is {type(item).__name__}, expected ImageRegions, a sentence or an Entry"
+            f"{name} is {type(item).__name__}, expected ImageRegions, a photo, a sentence or an "
+            "Entry"
         )
 
     def record(self, name: str) -> bytes:
@@ -64,4 +79,4 @@ class Entry:
         return record
 
 
-Indexable = ImageRegions | str | Entry
+Indexable = ImageRegions | PhotoLike | str | Entry

@@ -3,14 +3,19 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast, overload
 
-from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, pack_texts
+from teran.contract import DEFAULT_GALLERY, DIGEST, MAX_RESULTS, PHOTO_SUFFIXES, pack_texts
 from teran.errors import TeranInputError
 from teran_client import protocol
 from teran_client.call import Timeout
 from teran_client.entry import Entry, Indexable
 from teran_client.images import ImageRegions
+from teran_client.items import apart
+from teran_client.photos import Photo, PhotoLike, is_photo, photos_in
 from teran_client.pipeline import Items, SendBulk
 from teran_client.protocol import ModelInfo
 from teran_client.results import SearchResult
@@ -20,7 +25,10 @@ _POLL = 0.2
 _READING = {"known", "info", "job"}
 """The rest is not repeated after a lost answer: a deletion or an alias that is set twice might undo
 what another client has done in between."""
-QueryLike = str | ImageRegions
+QueryLike = str | ImageRegions | PhotoLike
+Query = str | ImageRegions | Photo
+Refused = Callable[[str, TeranInputError], None]
+"""Told of what the server can't use, by its id."""
 Where = Mapping[str, Any]
 Report = dict[str, Any]
 """What the server says of something, by name."""
@@ -32,29 +40,63 @@ class AsyncGalleryVerbs:
     info: Callable[[], Any]
     _infer: Callable[..., Any]
     _map: Callable[..., Any]
+    _require_photos: Callable[..., Any]
 
     @overload
     async def index(
-        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Indexable,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> str: ...
     @overload
     async def index(
-        self, items: Sequence[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Sequence[Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> list[str]: ...
     @overload
     async def index(
-        self, items: Items[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Items[Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> AsyncIterator[str]: ...
     async def index(
-        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Any,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> str | list[str] | AsyncIterator[str]:
         """Encode and store images (or sentences), and return their ids.
 
         An id is returned when the item is stored for good and can be found. Indexing the same
         again changes nothing. One item gives an id, a list a list, anything else an
         asynchronous iterator; all items must be of one kind.
+
+        Args:
+            items: regions, photos (paths, bytes, pictures of Pillow's) or sentences, or entries
+                with one of them; or the path of a directory, whose photos are called by their
+                names.
+            gallery: where to.
+            refused: told of photos that can't be used, by id and error, which are left out then;
+                without it the first such ends the call.
+            timeout: seconds for each request.
         """
         info: ModelInfo = await self.info()
+        if isinstance(items, str | Path) and Path(items).is_dir():
+            items = list(photos_in(Path(items)))
+        elif isinstance(items, str) and Path(items).suffix.lower() in PHOTO_SUFFIXES:
+            items = Photo.of(items)
 
         def check(item: object, name: str) -> tuple[Entry, bytes]:
             entry = Entry.of(item, name)
@@ -62,42 +104,69 @@ class AsyncGalleryVerbs:
             if isinstance(entry.content, str):
                 protocol.check_caption(entry.content, name)
             else:
-                protocol.check_image(entry.content, name, info)
+                content = protocol.check_image(entry.content, name, info)
+                entry = replace(entry, content=content)
             return entry, record
+
+        is_one = isinstance(items, ImageRegions | str | Entry) or is_photo(items)
+
+        async def store(
+            model: str, inputs: protocol.Arrays, records: Sequence[bytes], *, bulk: bool
+        ) -> None:
+            inputs["record"] = pack_texts(records)
+            parameters = {"gallery": gallery}
+            await self._infer(
+                model, inputs, ("report",), parameters=parameters, timeout=timeout, bulk=bulk
+            )
+
+        async def send_photo(one: tuple[Entry, bytes, Photo], *, bulk: bool) -> str | None:
+            entry, record, photo = one
+            await self._require_photos()
+            try:
+                inputs = await protocol.photo_inputs(photo)
+                await store("index_photos", inputs, [record], bulk=bulk)
+            except TeranInputError as error:
+                if refused is None or is_one:
+                    raise TeranInputError(f"{photo.name}: {error}") from error
+                refused(entry.id, error)
+                return None
+            return entry.id
 
         async def send(
             batch: Sequence[tuple[Entry, bytes]], *, bulk: bool = False
-        ) -> Sequence[str]:
-            contents = [entry.content for entry, _ in batch]
+        ) -> Sequence[str | None]:
+            photos, others = [], []
+            for entry, record in batch:
+                if isinstance(entry.content, Photo):
+                    photos.append((entry, record, entry.content))
+                else:
+                    others.append((entry.content, record))
+            if photos and others:
+                raise TeranInputError("photos are mixed with others; pass one kind at a time")
+            if photos:
+                return [await send_photo(one, bulk=bulk) for one in photos]
+            contents, records = zip(*others, strict=True)
             model, inputs = _inputs(contents, info, "index_captions", "index")
-            inputs["record"] = pack_texts([record for _, record in batch])
-            await self._infer(
-                model,
-                inputs,
-                ("report",),
-                parameters={"gallery": gallery},
-                timeout=timeout,
-                bulk=bulk,
-            )
+            await store(model, inputs, records, bulk=bulk)
             return [entry.id for entry, _ in batch]
 
-        if isinstance(items, ImageRegions | str | Entry):
-            return (await send([check(items, "item")]))[0]
+        if is_one:
+            return cast(str, (await send([check(items, "item")]))[0])
         largest = min(info.max_images, info.max_captions)
-        sender: SendBulk[tuple[Entry, bytes], str] = send
-        return cast(
-            "list[str] | AsyncIterator[str]",
-            await self._map(
-                "item",
-                items,
-                check,
-                sender,
-                largest,
-                lambda checked: info.bulk(checked[0].content),
-                _entry_length,
-                _entry_id,
-            ),
+        sender: SendBulk[tuple[Entry, bytes], str | None] = send
+        found = await self._map(
+            "item",
+            items,
+            check,
+            sender,
+            largest,
+            lambda checked: info.bulk(checked[0].content),
+            _entry_length,
+            _entry_id,
         )
+        if isinstance(found, list):
+            return [one for one in found if one is not None]
+        return (one async for one in found if one is not None)
 
     @overload
     async def search(
@@ -140,7 +209,8 @@ class AsyncGalleryVerbs:
         """Find the best images for sentences, or the best sentences for images.
 
         Args:
-            queries: one sentence or image, or a list of one kind.
+            queries: one sentence or image (its regions, or a photo), or a list of one kind. A
+                string is a sentence, so the path of a photo has to be a Path.
             k: how many results each, up to 1,000.
             gallery: where to search.
             where: only items with this metadata: {"label": "dog"}, {"label": {"in": [...]}},
@@ -155,13 +225,12 @@ class AsyncGalleryVerbs:
             k, gallery, where, min_score_per_word, explain=explain, exact=exact
         )
 
-        def check(query: object, name: str) -> QueryLike:
+        def check(query: object, name: str) -> Query:
             if isinstance(query, str):
                 return protocol.check_caption(query, name)
             return protocol.check_image(query, name, info)
 
-        async def send(batch: Sequence[QueryLike], *, bulk: bool = False) -> Sequence[SearchResult]:
-            model, inputs = _inputs(batch, info, "search", "search_captions")
+        async def ask(model: str, inputs: protocol.Arrays, bulk: bool) -> list[SearchResult]:
             names = ["ids", "scores", "scores_per_word", "records", "report"]
             if model == "search":
                 names.append("truncated")
@@ -170,7 +239,21 @@ class AsyncGalleryVerbs:
             )
             return protocol.read_results(outputs)
 
-        if isinstance(queries, str | ImageRegions):
+        async def send_photo(photo: Photo, *, bulk: bool) -> SearchResult:
+            await self._require_photos()
+            return (await ask("search_by_photo", await protocol.photo_inputs(photo), bulk))[0]
+
+        async def send_others(
+            batch: Sequence[str | ImageRegions], *, bulk: bool
+        ) -> Sequence[SearchResult]:
+            return await ask(*_inputs(batch, info, "search", "search_captions"), bulk)
+
+        async def send(batch: Sequence[Query], *, bulk: bool = False) -> Sequence[SearchResult]:
+            return await apart(
+                batch, partial(send_others, bulk=bulk), partial(send_photo, bulk=bulk)
+            )
+
+        if isinstance(queries, str | ImageRegions) or is_photo(queries):
             return (await send([check(queries, "query")]))[0]
         if not isinstance(queries, Sequence):
             raise TeranInputError(f"queries are {type(queries).__name__}, expected a list")
@@ -222,6 +305,20 @@ class AsyncGalleryVerbs:
             part = ids[start : start + size]
             reports = await self._operate("known", gallery, timeout, ids=part)
             result += [bool(report["known"]) for report in reports]
+        return result
+
+    async def digests(
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+    ) -> list[str | None]:
+        """What photos with these ids were known by when they were indexed.
+
+        It is the SHA-256 of a file, "" of what was indexed without, and None of what is not there.
+        """
+        result: list[str | None] = []
+        size = (await self.info()).max_images
+        for start in range(0, len(ids), size):
+            reports = await self._operate("known", gallery, timeout, ids=ids[start : start + size])
+            result += [one.get(DIGEST, "") if one["known"] else None for one in reports]
         return result
 
     async def gallery_info(self, gallery: str | None = None, *, timeout: Timeout = None) -> Report:
@@ -286,7 +383,7 @@ def _ids(ids: Sequence[str]) -> protocol.Arrays:
 
 
 def _inputs(
-    contents: Sequence[QueryLike], info: ModelInfo, for_captions: str, for_images: str
+    contents: Sequence[str | ImageRegions], info: ModelInfo, for_captions: str, for_images: str
 ) -> tuple[str, protocol.Arrays]:
     """The ensemble for contents of one kind, and its inputs."""
     captions = [one for one in contents if isinstance(one, str)]
@@ -299,7 +396,8 @@ def _inputs(
 
 
 def _entry_length(checked: tuple[Entry, bytes]) -> int:
-    return len(checked[0].content)
+    content = checked[0].content
+    return len(content) if isinstance(content, str | ImageRegions) else 1
 
 
 def _entry_id(checked: tuple[Entry, bytes]) -> str:

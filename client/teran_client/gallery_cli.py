@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,20 +19,20 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
-from teran.commandline import AsJson, plain, printable
-from teran.contract import DEFAULT_GALLERY, MAX_RESULTS, check_id, is_id
+from teran.commandline import AsJson, printable
+from teran.contract import DEFAULT_GALLERY, DIGEST, MAX_RESULTS, PHOTO_SUFFIXES, check_id, is_id
 from teran.errors import TeranInputError
 from teran_client.entry import Entry
-from teran_client.images import ImageRegions, read_sizes
+from teran_client.images import ImageRegions, picture_beside, read_sizes
 from teran_client.options import Connection, PatientConnection, Size, parse_size
+from teran_client.photos import Photo, describe, find_photos
 from teran_client.results import SearchResult
 from teran_client.results_page import write_page
 from teran_client.sync import TeranClient
+from teran_client.table import show_table
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _LISTED = 20
 gallery_app = App(name="gallery", help="Look after the galleries of a server.")
 
@@ -54,47 +54,57 @@ def index(
     /,
     *,
     gallery: GalleryName = DEFAULT_GALLERY,
+    recursive: Annotated[bool, Parameter(name=["--recursive", "-r"])] = False,
     again: bool = False,
     size: Size = None,
-    connection: Connection = Connection(),
+    connection: PatientConnection = PatientConnection(),
 ) -> int:
-    """Index a directory of region features; what is indexed already is skipped.
+    """Index a directory of photos, or of region features; what is indexed already is skipped.
 
-    A picture `<id>.jpg` or `<id>.png` beside the features becomes the image's location, and
-    metadata.json ({id: {...}}) what searches can filter by. Files that can't be used are listed at
-    the end, and the exit status is 1.
+    Photos (JPEG, PNG, WebP) are called by their paths in the directory. One that has changed is
+    indexed anew; width, height and the day it was taken become metadata. Features are `<id>.npz`
+    and `<id>.npy`; a picture `<id>.jpg` beside them becomes the image's location. metadata.json
+    ({id: {...}}) holds what searches can filter by, too. Files that can't be used are listed at the
+    end, and the exit status is 1. Whatever ends it, the same command goes on from there.
 
+    Example: teran index photos/ --recursive
     Example: teran index features/ --gallery holidays --size 640x480
 
     Args:
-        directory: Holds `<id>.npz` and `<id>.npy` of every image.
+        directory: Holds the photos, or the features.
+        recursive: Look for photos in the directories below, too.
         again: Index images that the gallery has already, too.
     """
-    paths = sorted(directory.glob("*.npz"))
-    if not paths:
-        raise TeranInputError(f"{directory} holds no .npz files")
-    metadata = _metadata(directory)
-    bad: list[str] = []
+    metadata, bad = _metadata(directory), Refusals()
+    features = sorted(directory.glob("*.npz"))
     with connection.client() as client:
-        todo = paths if again else _missing(client, paths, gallery)
-        entries = _entries(todo, parse_size(size), read_sizes(directory), metadata, bad)
+        if features:
+            found = len(features)
+            todo = features if again else _missing(client, features, gallery)
+            entries = _entries(todo, parse_size(size), read_sizes(directory), metadata, bad)
+        else:
+            photos = find_photos(directory, recursive=recursive)
+            found = len(photos)
+            digests = {} if again else _digests(client, directory, photos, gallery)
+            todo = photos
+            entries = _photo_entries(directory, photos, digests, metadata, bad)
         done = 0
         with _progress() as progress:
             task = progress.add_task("indexing", total=len(todo))
-            for _ in client.index(entries, gallery=gallery):
+            for _ in client.index(entries, gallery=gallery, refused=bad.add):
                 done += 1
-                progress.update(task, completed=done + len(bad))
-    skipped = len(paths) - len(todo)
+                progress.update(task, completed=done + bad.skipped + len(bad.lines))
+    skipped = found - done - len(bad.lines)
     print(f"{done} images indexed in {gallery}" + (f", {skipped} were there" if skipped else ""))
-    for line in bad[:_LISTED]:
+    for line in bad.lines[:_LISTED]:
         print(f"not indexed: {printable(line)}", file=sys.stderr)
-    if len(bad) > _LISTED:
-        print(f"and {len(bad) - _LISTED} more", file=sys.stderr)
-    return int(bool(bad))
+    if len(bad.lines) > _LISTED:
+        print(f"and {len(bad.lines) - _LISTED} more", file=sys.stderr)
+    return int(bool(bad.lines))
 
 
 def search(
-    caption: str,
+    query: str,
     /,
     *,
     k: Annotated[int, Parameter(name="-k", validator=Number(gte=1, lte=MAX_RESULTS))] = 10,
@@ -107,12 +117,13 @@ def search(
     json_: AsJson = False,
     connection: Connection = Connection(),
 ) -> None:
-    """Find the images that fit a sentence best.
+    """Find the images that fit a sentence best, or the sentences that fit a photo.
 
     Example: teran search "two dogs on a beach" -k 5 --where '{"year": {"gte": 2000}}'
+    Example: teran search beach.jpg --gallery sentences
 
     Args:
-        caption: The sentence.
+        query: The sentence, or the path of a photo.
         k: How many images, 1 to 1000.
         where: A filter as JSON: {"label": "dog", "year": {"gte": 2000}}.
         min_score: Leave out what scores less per word.
@@ -123,7 +134,7 @@ def search(
     condition = _where(where)
     with connection.client() as client:
         result = client.search(
-            caption,
+            Path(query) if _is_photo(query) else query,
             k,
             gallery=gallery,
             where=condition,
@@ -132,7 +143,7 @@ def search(
             exact=exact,
         )
     if html is not None:
-        write_page(html, caption, result)
+        write_page(html, query, result)
         print(f"{len(result)} results written to {html}")
     elif json_:
         print(json.dumps(asdict(result), indent=2))
@@ -140,26 +151,31 @@ def search(
         _print(result, explain)
 
 
+def _is_photo(query: str) -> bool:
+    path = Path(query)
+    return path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()
+
+
 def _print(result: SearchResult, explain: bool) -> None:
     columns = ["rank", "id", "score", "per word", "location"]
-    table = Table(*columns, *(["words and regions"] if explain else []))
+    rows = []
     for rank, hit in enumerate(result, start=1):
         words = ", ".join(
             f"{match.get('word', '')} {match['region']} ({match['cosine']:.2f})"
             for match in hit.matches
         )
         scores = (f"{hit.score:.3f}", f"{hit.score_per_word:.3f}")
-        cells = (str(rank), plain(hit.id), *scores, plain(hit.uri or ""))
-        table.add_row(*cells, *([plain(words)] if explain else []))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"best of {result.items} images, {result.pruned:.0%} of them never scored"
+        cells = (str(rank), hit.id, *scores, hit.uri or hit.text or "")
+        rows.append((*cells, words) if explain else cells)
+    show_table([*columns, *(["words and regions"] if explain else [])], rows)
+    notes = Console(stderr=not sys.stdout.isatty())
+    notes.print(
+        f"best of {result.items} items, {result.pruned:.0%} of them never scored"
         if result.pruned
-        else f"best of {result.items} images"
+        else f"best of {result.items} items"
     )
     if result.truncated:
-        console.print("the sentence was longer than the model takes, and was cut")
+        notes.print("the sentence was longer than the model takes, and was cut")
 
 
 @gallery_app.command
@@ -178,14 +194,13 @@ def info(
     if json_:
         print(json.dumps(report, indent=2))
         return
-    table = Table("gallery", "kind", "items", "memory", "disk", "model")
+    rows = []
     for one in report.get("galleries", [report]):
         sizes = one.get("bytes_in_memory"), one.get("bytes_on_disk")  # a cluster has none
         memory, disk = ("" if size is None else f"{size / 2**20:.0f} MiB" for size in sizes)
         fingerprint = one["model"]["fingerprint"][:12]
-        table.add_row(one["name"], one["kind"], str(one["items"]), memory, disk, fingerprint)
-    console = Console()
-    console.print(table)
+        rows.append((one["name"], one["kind"], str(one["items"]), memory, disk, fingerprint))
+    show_table(("gallery", "kind", "items", "memory", "disk", "model"), rows)
     for alias, name in report.get("aliases", {}).items():
         print(f"{alias} is {name}")
     for name, reason in report.get("unusable", {}).items():
@@ -275,11 +290,23 @@ def unalias(alias: str, /, *, connection: Connection = Connection()) -> None:
     print(f"alias {printable(alias)} removed")
 
 
+@dataclass
+class Refusals:
+    """Files that can't be used, and why; and how many need not be looked at."""
+
+    lines: list[str] = field(default_factory=list)
+    skipped: int = 0
+
+    def add(self, identifier: str, error: TeranInputError) -> None:
+        """Take note of one."""
+        self.lines.append(f"{identifier}: {error}")
+
+
 class _Rate(ProgressColumn):
-    """Images a second."""
+    """Images a second, since the beginning."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f}/s")
+        return Text(f"{task.completed / task.elapsed:.1f}/s" if task.elapsed else "")
 
 
 def _progress() -> Progress:
@@ -325,12 +352,43 @@ def _missing(client: TeranClient, paths: list[Path], gallery: str) -> list[Path]
     return [path for path in paths if path.stem not in there]
 
 
+def _digests(
+    client: TeranClient, directory: Path, photos: list[Path], gallery: str
+) -> dict[str, str]:
+    """What the photos that a gallery has were known by when they were indexed."""
+    ids = [name for one in photos if is_id(name := one.relative_to(directory).as_posix())]
+    there = client.digests(ids, gallery=gallery)
+    return {name: digest for name, digest in zip(ids, there, strict=True) if digest}
+
+
+def _photo_entries(
+    directory: Path,
+    photos: list[Path],
+    digests: dict[str, str],
+    metadata: dict[str, Any],
+    bad: Refusals,
+) -> Iterator[Entry]:
+    """Every photo that is new or has changed."""
+    for path in photos:
+        name = path.relative_to(directory).as_posix()
+        try:
+            check_id(name)
+            known = describe(Photo(path, name).read())
+        except TeranInputError as error:
+            bad.add(printable(name), error)
+            continue
+        if digests.get(name) == known[DIGEST]:
+            bad.skipped += 1
+            continue
+        yield Entry(Photo(path, name), name, str(path.absolute()), known | metadata.get(name, {}))
+
+
 def _entries(
     paths: list[Path],
     size: tuple[float, float] | None,
     sizes: dict[str, tuple[float, float]],
     metadata: dict[str, Any],
-    bad: list[str],
+    bad: Refusals,
 ) -> Iterator[Entry]:
     """Every image that can be read; the others go to `bad`."""
     for path in paths:
@@ -338,8 +396,8 @@ def _entries(
             check_id(path.stem)
             image = ImageRegions.from_files(path, size=sizes.get(path.stem, size))
         except TeranInputError as error:
-            bad.append(str(error))
+            bad.lines.append(str(error))
             continue
-        pictures = (path.with_suffix(suffix) for suffix in _PICTURES)
-        picture = next((str(one.absolute()) for one in pictures if one.is_file()), None)
-        yield Entry(image, path.stem, picture, metadata.get(path.stem, {}))
+        picture = picture_beside(path)
+        uri = str(picture.absolute()) if picture else None
+        yield Entry(image, path.stem, uri, metadata.get(path.stem, {}))

@@ -4,14 +4,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from PIL import ExifTags, Image
 
+from teran.contract import PHOTO_SUFFIXES
 from teran.errors import TeranInputError
 
 Floats = npt.NDArray[np.float32]
 
+_FIRST_ON_ITS_SIDE = 5
+"""Of EXIF's orientations."""
 _SLACK = 1e-3
 """How far, as a fraction of the image, a box may reach over the edge: detectors round."""
 
@@ -83,7 +88,9 @@ class ImageRegions:
         Args:
             features: `<id>.npz` with the key `feat`.
             boxes: `<id>.npy` with pixel boxes; by default the one beside `features`.
-            size: the image's (width, height); by default the key `size` of the `.npz`.
+            size: the image's (width, height); by default the key `size` of the `.npz`, what
+                `sizes.json` beside it says, or that of the picture `<id>.jpg`, `.png` or `.webp`
+                beside it.
 
         Raises:
             TeranInputError: a file is missing, damaged, or holds something else.
@@ -102,8 +109,12 @@ class ImageRegions:
             raise
         except Exception as error:  # numpy raises many kinds for damaged files
             raise TeranInputError(f"{path} can't be read: {error}") from error
+        size = size or read_sizes(path.parent).get(path.stem) or _size_of_picture(path)
         if size is None:
-            raise TeranInputError(f"{path}: the image's size is not known; pass it as size=")
+            raise TeranInputError(
+                f"{path}: the image's size is not known: it has no picture beside it, nor does "
+                "sizes.json there say; pass it (size=, or --size 640x480)"
+            )
         return cls.from_pixels(values, pixel_boxes, size, path.stem)
 
 
@@ -112,7 +123,8 @@ def read_directory(
 ) -> Iterator[ImageRegions]:
     """Read every `<id>.npz` + `<id>.npy` of a directory, in the order of their names.
 
-    Sizes come from `sizes.json` ({id: [width, height]}), from the files, or are `size` for all.
+    Sizes come from `sizes.json` ({id: [width, height]}), from the files or the pictures beside
+    them, or are `size` for all.
 
     Raises:
         TeranInputError: there is no image, or one can't be read.
@@ -140,6 +152,28 @@ def read_sizes(folder: Path) -> dict[str, tuple[float, float]]:
         return {name: (float(w), float(h)) for name, (w, h) in content.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise TeranInputError(f"{path} can't be read: {error}") from error
+
+
+def picture_beside(features: Path) -> Path | None:
+    """The picture that an image's features are of, where it lies beside them."""
+    pictures = (features.with_suffix(suffix) for suffix in PHOTO_SUFFIXES)
+    return next((one for one in pictures if one.is_file()), None)
+
+
+def _size_of_picture(features: Path) -> tuple[float, float] | None:
+    picture = picture_beside(features)
+    return upright_size(picture) if picture else None
+
+
+def upright_size(picture: Path | BinaryIO) -> tuple[int, int] | None:
+    """Width and height of a picture as it is meant to be seen; None of what is none."""
+    try:
+        with Image.open(picture) as image:
+            width, height = image.size
+            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_ON_ITS_SIDE
+    except Exception:  # decoders raise whatever they like
+        return None
+    return (height, width) if lies else (width, height)
 
 
 def _as_floats(values: npt.ArrayLike, what: str) -> Floats:

@@ -1,12 +1,13 @@
 """Items as callers pass them: in a list, or one after the other, as they come."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
 
 from teran.errors import TeranInputError
+from teran_client.photos import Photo
 from teran_client.pipeline import Items
 
 Item = TypeVar("Item")
@@ -51,3 +52,14 @@ async def with_progress(
         async for result in results:
             progress.advance(task)
             yield result
+
+
+async def apart(
+    batch: Sequence[Item | Photo],
+    send_others: Callable[[list[Item]], Awaitable[Sequence[Result]]],
+    send_photo: Callable[[Photo], Awaitable[Result]],
+) -> list[Result]:
+    """Send a batch's photos one by one and the rest together; results are in the batch's order."""
+    others = [item for item in batch if not isinstance(item, Photo)]
+    answers = iter(await send_others(others) if others else [])
+    return [await send_photo(item) if isinstance(item, Photo) else next(answers) for item in batch]

@@ -1,5 +1,6 @@
 """Builds inference requests and reads responses: no input or output, so both clients share it."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from tritonclient.utils import (
 from teran.contract import MAX_CAPTION_BYTES, QUERY_ROWS, USUAL_REGIONS
 from teran.errors import TeranInputError, TeranServerError
 from teran_client.images import Floats, ImageRegions
-from teran_client.results import EncodedCaption, Hit, Match, SearchResult
+from teran_client.photos import Photo, is_photo
+from teran_client.results import Detection, EncodedCaption, Hit, Match, SearchResult
 from teran_client.segment import Segment
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -64,7 +66,7 @@ class ModelInfo:
             embed_dim=visual.output[0].dims[-1],
             max_images=visual.max_batch_size,
             max_captions=textual.max_batch_size,
-            max_regions=limit(visual, "max_length", 1 << 30),
+            max_regions=_most(visual, "regions"),
             max_cells=limit(alignment, "max_cells", 1 << 26),
             bulk_images=limit(visual, "bulk_batch", visual.max_batch_size),
             bulk_captions=limit(textual, "bulk_batch", textual.max_batch_size),
@@ -72,11 +74,21 @@ class ModelInfo:
 
     def bulk(self, content: object) -> int:
         """Items with contents of one kind that go together when there are many."""
+        if isinstance(content, Photo):
+            return self.max_images  # each goes by itself
         return self.bulk_captions if isinstance(content, str) else self.bulk_images
 
     def bulk_queries(self, query: Sized) -> int:
         """Queries that go together, by the longest: a sentence has no more words than letters."""
         return min(self.bulk(query), max(1, QUERY_ROWS // max(1, len(query))))
+
+
+def _most(config: Any, axis: str) -> int:
+    """The largest length of an axis that a model takes."""
+    if "axes" not in config.parameters:  # of an older server
+        return 1 << 30
+    _, most, _ = json.loads(config.parameters["axes"].string_value)[axis]
+    return int(most)
 
 
 def infer_request(
@@ -136,15 +148,18 @@ def check_caption(caption: object, name: str) -> str:
     return caption
 
 
-def check_image(image: object, name: str, info: ModelInfo) -> ImageRegions:
-    """Check that an image fits the server's model.
+def check_image(image: object, name: str, info: ModelInfo) -> ImageRegions | Photo:
+    """Check that an image fits the server's model; what a photo holds the server finds out.
 
     Raises:
         TeranInputError: it does not.
     """
+    if is_photo(image):
+        return Photo.of(image, name)
     if not isinstance(image, ImageRegions):
         raise TeranInputError(
-            f"{name} is {type(image).__name__}, expected ImageRegions (features and boxes)"
+            f"{name} is {type(image).__name__}, expected ImageRegions (features and boxes) or a "
+            "photo (a path, bytes or a Pillow image)"
         )
     if image.features.shape[1] != info.feature_dim:
         raise TeranInputError(
@@ -177,6 +192,35 @@ def image_inputs(images: Sequence[ImageRegions], info: ModelInfo) -> Arrays:
     return {"region_features": features, "boxes": boxes, "region_mask": mask}
 
 
+async def photo_inputs(photo: Photo) -> Arrays:
+    """A photo as the server takes it; files are read beside other work."""
+    data = await asyncio.to_thread(photo.read)
+    return {"photo": np.frombuffer(data, np.uint8)[None]}
+
+
+def read_photo(outputs: Arrays) -> Floats:
+    """A photo's region embeddings (R, E)."""
+    embeddings: Floats = outputs["region_embeddings"][0, outputs["region_mask"][0]]
+    return embeddings
+
+
+def present_boxes(outputs: Arrays) -> Floats:
+    """The boxes (R, 4) of a photo's regions."""
+    boxes: Floats = outputs["boxes"][0, outputs["region_mask"][0]]
+    return boxes
+
+
+def read_detection(outputs: Arrays, name: str) -> Detection:
+    """What was found in a photo."""
+    present = outputs["region_mask"][0]
+    height, width = outputs["photo_size"][0].tolist()
+    regions = ImageRegions(
+        outputs["region_features"][0, present], outputs["boxes"][0, present], name
+    )
+    confidence, labels = (outputs[key][0, present] for key in ("confidence", "labels"))
+    return Detection(regions, confidence, labels, (width, height))
+
+
 def caption_inputs(captions: Sequence[str]) -> Arrays:
     """Captions as the server takes them."""
     return {"caption": np.array([[caption.encode()] for caption in captions], np.object_)}
@@ -206,18 +250,19 @@ def read_captions(outputs: Arrays, captions: Sequence[str]) -> list[EncodedCapti
     return results
 
 
-def read_match(outputs: Arrays, image: ImageRegions) -> Match:
-    """The one pair of a `match` response."""
+def read_match(outputs: Arrays, boxes: Floats) -> Match:
+    """The one pair of a `match` response, and where the image's regions are."""
     tokens = tuple(token.decode() for token in outputs["tokens"][0] if token)
     mask = outputs["word_mask"][0, : len(tokens)]
     score = float(outputs["scores"][0, 0])
     return Match(
         score=score,
         score_per_word=score / max(int(mask.sum()), 1),
-        similarity=outputs["region_word_similarity"][0, : len(image), 0, : len(tokens)],
+        similarity=outputs["region_word_similarity"][0, : len(boxes), 0, : len(tokens)],
         tokens=tokens,
         word_mask=mask,
         truncated=bool(outputs["truncated"][0, 0]),
+        boxes=boxes,
     )
 
 

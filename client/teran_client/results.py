@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from teran_client.images import Floats, ImageRegions
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class Match:
         tokens: the W word pieces.
         word_mask: (W,), true for the pieces that were aligned.
         truncated: whether the caption was cut.
+        boxes: (R, 4), where the regions are: x1 y1 x2 y2 as fractions of width and height.
     """
 
     score: float
@@ -48,6 +49,7 @@ class Match:
     tokens: tuple[str, ...]
     word_mask: npt.NDArray[np.bool_]
     truncated: bool
+    boxes: Floats
 
     def best_regions(self) -> list[tuple[str, int, float]]:
         """For every aligned word: the word, its best region's index and their cosine."""
@@ -56,6 +58,23 @@ class Match:
             (self.tokens[w], int(best[w]), float(self.similarity[best[w], w]))
             for w in np.flatnonzero(self.word_mask)
         ]
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What the server found in a photo.
+
+    Attributes:
+        regions: features and boxes, as images are sent.
+        confidence: (R,), how sure the detector was of each.
+        labels: (R,), the likeliest class of each, as a number.
+        size: the photo's width and height.
+    """
+
+    regions: ImageRegions
+    confidence: Floats
+    labels: npt.NDArray[np.int64]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from teran.contract import DEFAULT_GALLERY
-from teran_client.aio import AsyncTeranClient, CaptionLike, ImageLike
+from teran_client.aio import AsyncTeranClient, CaptionLike, Encodable, ImageLike
 from teran_client.blocking import BlockingClient
 from teran_client.call import Timeout
 from teran_client.channel import Tls
 from teran_client.entry import Indexable
-from teran_client.gallery import QueryLike, Report, Where
+from teran_client.gallery import QueryLike, Refused, Report, Where
 from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
+from teran_client.photos import PhotoLike
 from teran_client.protocol import ModelInfo
-from teran_client.results import EncodedCaption, Match, Profile, Ranked, SearchResult
+from teran_client.results import Detection, EncodedCaption, Match, Profile, Ranked, SearchResult
 from teran_client.tracing import ClientTracing
 
 
@@ -86,26 +87,50 @@ class TeranClient(BlockingClient):
         """What the server's model takes; asked once."""
         return self._run(self._client.info())
 
+    def takes_photos(self) -> bool:
+        """Whether the server finds regions by itself; asked once."""
+        return self._run(self._client.takes_photos())
+
     @overload
-    def encode_images(self, images: ImageRegions, *, timeout: Timeout = None) -> Floats: ...
+    def detect(self, photos: PhotoLike | str, *, timeout: Timeout = None) -> Detection: ...
+    @overload
+    def detect(
+        self, photos: Sequence[PhotoLike | str], *, timeout: Timeout = None
+    ) -> list[Detection]: ...
+    @overload
+    def detect(
+        self, photos: Iterable[PhotoLike | str], *, timeout: Timeout = None
+    ) -> Iterator[Detection]: ...
+    def detect(
+        self,
+        photos: PhotoLike | str | Sequence[PhotoLike | str] | Iterable[PhotoLike | str],
+        *,
+        timeout: Timeout = None,
+    ) -> Detection | list[Detection] | Iterator[Detection]:
+        """Find the regions of photos; one, a list or a stream, as in `encode_images`."""
+        return self._run(self._client.detect(photos, timeout=timeout))
+
+    @overload
+    def encode_images(self, images: Encodable, *, timeout: Timeout = None) -> Floats: ...
     @overload
     def encode_images(
-        self, images: Sequence[ImageRegions], *, timeout: Timeout = None
+        self, images: Sequence[Encodable], *, timeout: Timeout = None
     ) -> list[Floats]: ...
     @overload
     def encode_images(
-        self, images: Iterable[ImageRegions], *, timeout: Timeout = None
+        self, images: Iterable[Encodable], *, timeout: Timeout = None
     ) -> Iterator[Floats]: ...
     def encode_images(
         self,
-        images: ImageRegions | Sequence[ImageRegions] | Iterable[ImageRegions],
+        images: Encodable | Sequence[Encodable] | Iterable[Encodable],
         *,
         timeout: Timeout = None,
     ) -> Floats | list[Floats] | Iterator[Floats]:
         """Encode images to region embeddings (R, E) each.
 
         One image gives one array, a list gives a list, anything else that can be iterated gives an
-        iterator, which reads ahead of what it yields.
+        iterator, which reads ahead of what it yields. An image is its regions, or a
+        photo: a path, bytes, or a picture of Pillow's.
         """
         return self._run(self._client.encode_images(images, timeout=timeout))
 
@@ -150,8 +175,14 @@ class TeranClient(BlockingClient):
         """
         return self._run(self._client.score(images, captions, timeout=timeout))
 
-    def match(self, image: ImageRegions, caption: str, *, timeout: Timeout = None) -> Match:
-        """Score one image against one caption, and tell which region each word matches."""
+    def match(self, image: Encodable | str, caption: str, *, timeout: Timeout = None) -> Match:
+        """Score one image against one caption, and tell which region each word matches.
+
+        Args:
+            image: its regions, or a photo: a path, bytes, or a picture of Pillow's.
+            caption: a sentence.
+            timeout: seconds for the request.
+        """
         return self._run(self._client.match(image, caption, timeout=timeout))
 
     def rank(
@@ -177,26 +208,57 @@ class TeranClient(BlockingClient):
 
     @overload
     def index(
-        self, items: Indexable, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Indexable,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> str: ...
     @overload
     def index(
-        self, items: Sequence[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Sequence[Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> list[str]: ...
     @overload
     def index(
-        self, items: Iterable[Indexable], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Iterable[Indexable],
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> Iterator[str]: ...
     def index(
-        self, items: Any, *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+        self,
+        items: Any,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
     ) -> str | list[str] | Iterator[str]:
         """Encode and store images (or sentences), and return their ids.
 
         An id is returned when the item is stored for good and can be found. Indexing the same
         again changes nothing. One item gives an id, a list a list, anything else an
         iterator; all items must be of one kind.
+
+        Args:
+            items: regions, photos (paths, bytes, pictures of Pillow's) or sentences, or entries
+                with one of them; or the path of a directory, whose photos are called by their
+                names.
+            gallery: where to.
+            refused: told of photos that can't be used, by id and error, which are left out then;
+                without it the first such ends the call.
+            timeout: seconds for each request.
         """
-        return self._run(self._client.index(items, gallery=gallery, timeout=timeout))
+        return self._run(
+            self._client.index(items, gallery=gallery, refused=refused, timeout=timeout)
+        )
 
     @overload
     def search(
@@ -239,7 +301,8 @@ class TeranClient(BlockingClient):
         """Find the best images for sentences, or the best sentences for images.
 
         Args:
-            queries: one sentence or image, or a list of one kind.
+            queries: one sentence or image (its regions, or a photo), or a list of one kind. A
+                string is a sentence, so the path of a photo has to be a Path.
             k: how many results each, up to 1,000.
             gallery: where to search.
             where: only items with this metadata: {"label": "dog"}, {"label": {"in": [...]}},
@@ -287,6 +350,15 @@ class TeranClient(BlockingClient):
     ) -> list[bool]:
         """Which of the ids a gallery has; none, where there is no such gallery."""
         return self._run(self._client.known(ids, gallery=gallery, timeout=timeout))
+
+    def digests(
+        self, ids: Sequence[str], *, gallery: str = DEFAULT_GALLERY, timeout: Timeout = None
+    ) -> list[str | None]:
+        """What photos with these ids were known by when they were indexed.
+
+        It is the SHA-256 of a file, "" of what was indexed without, and None of what is not there.
+        """
+        return self._run(self._client.digests(ids, gallery=gallery, timeout=timeout))
 
     def gallery_info(self, gallery: str | None = None, *, timeout: Timeout = None) -> Report:
         """Size, model and memory of one gallery, or of all, with their aliases."""

@@ -3,23 +3,26 @@
 Dynamic in batch, regions and words. `teran_export.onnx_graphs` writes them as ONNX.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from teran.model import Pooling, TeranConfig, TeranModel, word_mask
+from teran.model import Pooling, TeranModel, word_mask
 from teran.model.alignment import align_masked, present
+from teran.model.precision import in_precision
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 FEATURE_TYPES = {"fp32": np.float32, "fp16": np.float16}
 EMBEDDING_TOLERANCE = 1e-4
-SCORE_TOLERANCE = 1e-3
+SCORE_TOLERANCE = 1e-4
 
 
 class _Visual(nn.Module):
@@ -63,6 +66,18 @@ class _Alignment(nn.Module):
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """An axis whose length the model's config says."""
+
+    attribute: str
+
+
+Axis = str | int | Fixed
+"""A dynamic axis by its name, or a fixed one."""
+Sample = Callable[["Graph", np.random.Generator, Any, Sequence[int]], Arrays]
+
+
+@dataclass(frozen=True)
 class Graph:
     """One graph: its name (also the Triton model's), tensors, dynamic axes and tolerance.
 
@@ -70,19 +85,43 @@ class Graph:
     """
 
     name: str
-    inputs: Mapping[str, tuple[str, ...]] = field(compare=False)
-    """Each input's dynamic axes by name; a leading run, the rest of the shape is fixed."""
+    inputs: Mapping[str, tuple[Axis, ...]] = field(compare=False)
+    """Each input's shape."""
     outputs: tuple[str, ...] = field(compare=False)
-    module: Callable[[TeranModel], nn.Module] = field(compare=False)
+    module: Callable[[Any], nn.Module] = field(compare=False)
+    """What computes it, of a model."""
+    sample: Sample = field(compare=False)
+    """Random valid inputs, given the graph, the model's config, and sizes of the axes in order."""
     tolerance: float = field(compare=False)
+    """Largest difference from PyTorch, as part of the largest value where that is above 1."""
     shapes: tuple[tuple[int, ...], ...] = field(compare=False)
     """Sizes of the axes to check with. The first is traced; none of the others repeats it."""
+    multiples: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Axes whose lengths are multiples of something."""
+    is_transformer: bool = field(default=True, compare=False)
+    """Rather than a convolutional network."""
+    kept_in_float: tuple[str, ...] = field(default=(), compare=False)
+    """Parts of layer names that are never quantised."""
     feature_precision: str = field(default="fp32", compare=False)
     """How region features come: fp32 or fp16."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(axis for axes in self.inputs.values() for axis in axes))
+        """The dynamic ones."""
+        every = (axis for axes in self.inputs.values() for axis in axes if isinstance(axis, str))
+        return tuple(dict.fromkeys(every))
+
+    def module_in(self, model: nn.Module, precision: str) -> nn.Module:
+        """What computes it, in a precision; see `teran.model.precision`.
+
+        Raises:
+            ExportError: a weight does not fit the precision.
+        """
+        return in_precision(self.module(model).eval(), precision)
+
+    def shape(self, name: str, config: Any, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape of an input, given sizes of the dynamic axes; -1 for those without."""
+        return tuple(_length(axis, config, sizes) for axis in self.inputs[name])
 
     def with_features(self, precision: str) -> "Graph":
         """This graph with region features in "fp32" or "fp16", where it takes any."""
@@ -94,76 +133,60 @@ class Graph:
         return directory / f"{self.name}.onnx"
 
 
-VISUAL_ENCODER = Graph(
-    "visual_encoder",
-    {
-        "region_features": ("batch", "regions"),
-        "boxes": ("batch", "regions"),
-        "region_mask": ("batch", "regions"),
-    },
-    ("region_embeddings",),
-    _Visual,
-    EMBEDDING_TOLERANCE,
-    ((2, 5), (1, 36), (3, 1), (2, 50)),
-)
-TEXTUAL_ENCODER = Graph(
-    "textual_encoder",
-    {
-        "input_ids": ("batch", "words"),
-        "attention_mask": ("batch", "words"),
-        "word_mask": ("batch", "words"),
-    },
-    ("word_embeddings",),
-    _Textual,
-    EMBEDDING_TOLERANCE,
-    ((2, 7), (1, 16), (5, 32), (1, 64)),
-)
-ALIGNMENT = Graph(
-    "alignment",
-    {"region_embeddings": ("images", "regions"), "word_embeddings": ("captions", "words")},
-    ("scores", "region_word_similarity"),
-    lambda model: _Alignment(model.config.pooling),
-    SCORE_TOLERANCE,
-    ((2, 5, 3, 7), (1, 36, 1, 16), (4, 40, 1, 9), (1, 1, 6, 32)),
-)
-GRAPHS = (VISUAL_ENCODER, TEXTUAL_ENCODER, ALIGNMENT)
+def _length(axis: Axis, config: Any, sizes: Mapping[str, int]) -> int:
+    if isinstance(axis, str):
+        return sizes.get(axis, -1)
+    return axis if isinstance(axis, int) else int(getattr(config, axis.attribute))
 
 
-def random_inputs(
-    graph: Graph, config: TeranConfig, sizes: tuple[int, ...], seed: int = 0
+def _images(graph: Graph, random: np.random.Generator, config: Any, sizes: Sequence[int]) -> Arrays:
+    """Features like those of a real detector: never negative, a third zero, a few reach 30."""
+    mask = _present(random, *sizes)
+    features = random.exponential(1.1, (*sizes, config.feature_dim))
+    features *= random.random(features.shape) > 1 / 3
+    corner = random.random((*sizes, 2)) * 0.6
+    boxes = np.concatenate([corner, corner + 0.05 + 0.35 * random.random(corner.shape)], -1)
+    kind = FEATURE_TYPES[graph.feature_precision]
+    return {
+        "region_features": (features * mask[..., None]).astype(kind),
+        "boxes": (boxes * mask[..., None]).astype(np.float32),
+        "region_mask": mask,
+    }
+
+
+def _captions(
+    graph: Graph,  # noqa: ARG001
+    random: np.random.Generator,
+    config: Any,
+    sizes: Sequence[int],
 ) -> Arrays:
-    """Random valid inputs: padded rows, features like those of a real detector.
-
-    Bottom-up-attention features are never negative, a third of them is zero, and a few reach 30.
-    """
-    random = np.random.default_rng(seed)
-    if graph == ALIGNMENT:
-        images, regions, captions, words = sizes
-        return {
-            "region_embeddings": _unit_rows(random, images, regions, config.embed_dim),
-            "word_embeddings": _unit_rows(random, captions, words, config.embed_dim),
-        }
-    batch, length = sizes
-    counts = random.integers(min(2, length), length + 1, size=batch)
-    counts[0] = length
-    mask = np.arange(length) < counts[:, None]
-    if graph == VISUAL_ENCODER:
-        features = random.exponential(1.1, (batch, length, config.feature_dim))
-        features *= random.random(features.shape) > 1 / 3
-        corner = random.random((batch, length, 2)) * 0.6
-        boxes = np.concatenate([corner, corner + 0.05 + 0.35 * random.random(corner.shape)], -1)
-        return {
-            "region_features": (features * mask[..., None]).astype(
-                FEATURE_TYPES[graph.feature_precision]
-            ),
-            "boxes": (boxes * mask[..., None]).astype(np.float32),
-            "region_mask": mask,
-        }
-    ids = random.integers(0, config.text.vocab_size, (batch, length)) * mask
+    mask = _present(random, *sizes)
+    ids = random.integers(0, config.text.vocab_size, tuple(sizes)) * mask
     return {
         "input_ids": ids.astype(np.int64),
         "attention_mask": mask.astype(np.int64),
         "word_mask": word_mask(torch.from_numpy(mask)).numpy(),
+    }
+
+
+def _present(random: np.random.Generator, batch: int, length: int) -> npt.NDArray[np.bool_]:
+    """Which rows there are; of the first item all."""
+    counts = random.integers(min(2, length), length + 1, size=batch)
+    counts[0] = length
+    mask: npt.NDArray[np.bool_] = np.arange(length) < counts[:, None]
+    return mask
+
+
+def _embeddings(
+    graph: Graph,  # noqa: ARG001
+    random: np.random.Generator,
+    config: Any,
+    sizes: Sequence[int],
+) -> Arrays:
+    images, regions, captions, words = sizes
+    return {
+        "region_embeddings": _unit_rows(random, images, regions, config.embed_dim),
+        "word_embeddings": _unit_rows(random, captions, words, config.embed_dim),
     }
 
 
@@ -176,26 +199,78 @@ def _unit_rows(
     return rows.astype(np.float32)
 
 
+VISUAL_ENCODER = Graph(
+    "visual_encoder",
+    {
+        "region_features": ("batch", "regions", Fixed("feature_dim")),
+        "boxes": ("batch", "regions", 4),
+        "region_mask": ("batch", "regions"),
+    },
+    ("region_embeddings",),
+    _Visual,
+    _images,
+    EMBEDDING_TOLERANCE,
+    ((2, 5), (1, 36), (3, 1), (2, 50)),
+)
+TEXTUAL_ENCODER = Graph(
+    "textual_encoder",
+    {
+        "input_ids": ("batch", "words"),
+        "attention_mask": ("batch", "words"),
+        "word_mask": ("batch", "words"),
+    },
+    ("word_embeddings",),
+    _Textual,
+    _captions,
+    EMBEDDING_TOLERANCE,
+    ((2, 7), (1, 16), (5, 32), (1, 64)),
+)
+ALIGNMENT = Graph(
+    "alignment",
+    {
+        "region_embeddings": ("images", "regions", Fixed("embed_dim")),
+        "word_embeddings": ("captions", "words", Fixed("embed_dim")),
+    },
+    ("scores", "region_word_similarity"),
+    lambda model: _Alignment(model.config.pooling),
+    _embeddings,
+    SCORE_TOLERANCE,
+    ((2, 5, 3, 7), (1, 36, 1, 16), (4, 40, 1, 9), (1, 1, 6, 32)),
+)
+GRAPHS = (VISUAL_ENCODER, TEXTUAL_ENCODER, ALIGNMENT)
+
+
+def random_inputs(graph: Graph, config: Any, sizes: Sequence[int], seed: int = 0) -> Arrays:
+    """Random valid inputs, given the sizes of a graph's axes in order."""
+    return graph.sample(graph, np.random.default_rng(seed), config, sizes)
+
+
 def export_program(
-    graph: Graph, model: TeranModel, device: torch.device
+    graph: Graph, model: nn.Module, precision: str, device: torch.device
 ) -> torch.export.ExportedProgram:
     """One part of a model on `device` as an exported program with dynamic axes."""
     example, dynamic = traced_example(graph, model, device)
-    return torch.export.export(
-        graph.module(model).eval().to(device), example, dynamic_shapes=dynamic
-    )
+    module = graph.module_in(model, precision)
+    if device.type != "cpu":
+        module = copy.deepcopy(module).to(device)  # the model stays where it is
+    return torch.export.export(module, example, dynamic_shapes=dynamic)
 
 
 def traced_example(
-    graph: Graph, model: TeranModel, device: torch.device
-) -> tuple[tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]:
+    graph: Graph, model: Any, device: torch.device
+) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
     """Inputs to trace with, and which of their axes are dynamic."""
     inputs = random_inputs(graph, model.config, graph.shapes[0])
     longest = {"words": model.config.text.max_position_embeddings} if "words" in graph.axes else {}
-    dims = {
+    dims: dict[str, Any] = {
         axis: torch.export.Dim(axis, min=1, max=longest.get(axis, 1 << 16)) for axis in graph.axes
     }
+    for axis, factor in graph.multiples.items():
+        dims[axis] = factor * torch.export.Dim(f"{axis}_by_{factor}", min=1, max=1 << 8)
     return (
         tuple(torch.from_numpy(value).to(device) for value in inputs.values()),
-        tuple({i: dims[axis] for i, axis in enumerate(axes)} for axes in graph.inputs.values()),
+        tuple(
+            {i: dims[axis] for i, axis in enumerate(axes) if isinstance(axis, str)}
+            for axes in graph.inputs.values()
+        ),
     )

@@ -25,9 +25,11 @@ class Manifest:
     created: str
     pooling: str
     graphs: dict[str, float] = field(default_factory=dict)
-    """Largest absolute difference of each ONNX graph from PyTorch."""
+    """Largest difference of each ONNX graph from PyTorch, relative where values exceed 1."""
     checks: dict[str, Any] = field(default_factory=dict)
     """Per precision tried: cosine, recall change, time, and why it was refused, if it was."""
+    detector: dict[str, Any] | None = None
+    """Of what takes photos, where there is that: config, precision, graphs and checks."""
     files: dict[str, int] = field(default_factory=dict)
     """Every published file and its size in bytes."""
     verified: bool = True

@@ -20,6 +20,8 @@ class Limits:
     """Largest batch of images."""
     max_captions: Positive = 64
     """Largest batch of captions."""
+    max_photos: Positive = 4
+    """Largest batch of photos on a GPU; a CPU takes them one by one."""
 
 
 @options
@@ -56,6 +58,12 @@ class ExportOptions:
     calibration: Path | None = None
     """An .npz of real images and captions: region_features, boxes, region_mask, captions,
     image_of_caption."""
+    detector: Path | None = None
+    """A region detector, from `teran detector convert`: photos are taken then, not only regions."""
+    photos: Path | None = None
+    """A directory of photos that the detector is calibrated on and judged by; ten are enough."""
+    proposals: Positive | None = None
+    """Boxes that regions are chosen from, where not the detector's own 300: fewer are quicker."""
     feature_precision: str = "fp32"
     """What region features are sent in: fp32, or fp16, half as long."""
     limits: Limits = field(default_factory=Limits)

@@ -21,6 +21,7 @@ from teran.model import TeranModel, bundle
 from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
 from teran_export.calibration import CalibrationData
+from teran_export.detector_export import add_detector, read_detector
 from teran_export.engines import ENGINES, Engine
 from teran_export.engines.base import TIMING_CACHE, Run, Source
 from teran_export.gate import Answers, EncoderCheck, Gate, PrecisionCheck, choose
@@ -38,6 +39,8 @@ from teran_export.repository import (
     ENSEMBLES,
     GALLERY_ENSEMBLES,
     GALLERY_POOLINGS,
+    PHOTO_ENSEMBLES,
+    PHOTO_GALLERY_ENSEMBLES,
     RepositoryBuilder,
 )
 from teran_export.sensitivity import keep_in_float
@@ -46,7 +49,8 @@ CALIBRATED = ("int8", "fp8")
 _UNTIMED = "fp16"
 """What `auto` is where nothing can be timed."""
 _MODEL = tuple(
-    Path(teran.__file__).parent / part for part in ("model", "tokenizer.py", "contract.py")
+    Path(teran.__file__).parent / part
+    for part in ("model", "detector", "tokenizer.py", "contract.py")
 )
 ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
 Report = Callable[[str], None]
@@ -116,6 +120,11 @@ def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
     return [options.precision]
 
 
+def _wanted_of_detector(engine: Engine, options: ExportOptions) -> list[str]:
+    """Likewise, where photos are its real samples."""
+    return _wanted(engine, replace(options, calibration=options.photos))
+
+
 def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
     """Everything that, when it changes, makes a published repository stale."""
     calibration = options.calibration
@@ -124,6 +133,9 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "engine": engine.name,
         "precision": options.precision,
         "calibration": manifest.hash_tree(calibration) if calibration else None,
+        "detector": manifest.hash_tree(options.detector) if options.detector else None,
+        "photos": manifest.hash_tree(options.photos) if options.photos else None,
+        "proposals": options.proposals,
         "feature_precision": options.feature_precision,
         "limits": asdict(options.limits),
         "build": asdict(options.build),
@@ -148,6 +160,7 @@ def _build(
     model = TeranModel.from_pretrained(options.bundle)
     if model.tokenizer is None:
         raise ExportError(f"{options.bundle} has no tokenizer.json; convert it with --vocabulary")
+    detector = read_detector(options, model.config.feature_dim)
     graphs = [graph.with_features(options.feature_precision) for graph in GRAPHS]
     errors = _write_graphs(graphs, model, work, report) if engine.starts_from_onnx else {}
     data = (
@@ -199,6 +212,13 @@ def _build(
         builder.add_ensembles(GALLERY_ENSEMBLES)
     else:
         report(f"no gallery: it can't be searched by {model.config.pooling.value}")
+    record = None
+    if detector:
+        wanted = _wanted_of_detector(engine, options)
+        record = add_detector(detector, options, engine, wanted, builder, work, report)
+        builder.add_ensembles(PHOTO_ENSEMBLES)
+        if model.config.pooling in GALLERY_POOLINGS:
+            builder.add_ensembles(PHOTO_GALLERY_ENSEMBLES)
     if not engine.runs_here:
         report("not run here: `teran serve` checks it on its GPU first, or `teran verify` does")
         answers.save(repository / manifest.ANSWERS)
@@ -208,6 +228,7 @@ def _build(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         pooling=model.config.pooling.value,
         graphs=errors,
+        detector=asdict(record) if record else None,
         checks={
             p: {**asdict(c), "calibration": data.source, "refused": c.failure()}
             for p, c in checks.items()

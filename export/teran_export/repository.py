@@ -1,25 +1,35 @@
 """Lays out a Triton model repository: the sources' configs, filled in through Triton's protobuf."""
 
+import io
+import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from google.protobuf import text_format
+from PIL import Image
 from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import serialize_byte_tensor
 
 from teran.contract import USUAL_REGIONS, pack_texts
+from teran.detector import DetectorConfig, RegionDetector
+from teran.detector.config import ANCHORS, STRIDE
+from teran.detector.photo import input_size, map_side
 from teran.model import TeranConfig
 from teran.resources import MODEL_REPOSITORY
 from teran.tokenizer import MAX_WORD_PIECES, WORD_BUCKETS
+from teran_export.detector_graphs import PROPOSAL_NETWORK, SIDE_STEP
 from teran_export.engines.base import Engine, Source
-from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, random_inputs
+from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph, random_inputs
 from teran_export.limits import MAX_CELLS, MAX_REGIONS
 from teran_export.options import Limits
 
 VERSION = "1"
+PHOTO_ENSEMBLES = ("detect_regions", "encode_photo", "match_photo")
+PHOTO_GALLERY_ENSEMBLES = ("index_photos", "search_by_photo")
 ENSEMBLES = ("encode_caption", "encode_image", "match")
 GALLERY_ENSEMBLES = ("index", "search", "index_captions", "search_captions", "change")
 GALLERY_POOLINGS = ("MrSw", "MwSr", "symm")
@@ -31,6 +41,23 @@ whoever searches has to wait (benchmarks/results/beside_indexing.json)."""
 _WARM_CAPTIONS = ("a dog .", "two people on a beach .")
 
 
+@dataclass(frozen=True)
+class _Served:
+    """How a graph is served."""
+
+    batch: int
+    """The largest; 0 for what is not batched."""
+    axes: Mapping[str, tuple[int, int, int]]
+    """Least, most and step of an axis's length."""
+    samples: Sequence[tuple[int, ...]]
+    """Sizes of what it is warmed up with."""
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """The last axis of outputs."""
+    values: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the largest of inputs."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
 class RepositoryBuilder:
     """Writes one repository into an empty directory, model by model."""
 
@@ -38,6 +65,7 @@ class RepositoryBuilder:
         self, directory: Path, config: TeranConfig, limits: Limits, feature_precision: str = "fp32"
     ) -> None:
         self._directory, self._config, self._limits = directory, config, limits
+        self._photos = 0
         self._feature_type = pb.DataType.Value(f"TYPE_{feature_precision.upper()}")
         self._max_words = min(MAX_WORD_PIECES, config.text.max_position_embeddings)
 
@@ -60,47 +88,110 @@ class RepositoryBuilder:
 
     def add_engine(self, source: Source, engine: Engine, precision: str) -> None:
         """Add the config of a model whose engine files are in place already."""
-        graph = source.graph
+        graph, model = source.graph, source.model.config
+        served = self._served(source, engine)
         config = _source(graph.name)
         config.backend = engine.backend
         config.default_model_filename = engine.files[0]
         kinds = pb.ModelInstanceGroup
         kind = kinds.KIND_GPU if engine.on_gpu else kinds.KIND_CPU
         config.instance_group.add(kind=kind, count=1)
-        parameters: dict[str, str] = {}
-        samples: list[tuple[int, ...]]
-        embed = self._config.embed_dim
+        config.max_batch_size = served.batch
+        first = int(served.batch > 0)
+        for tensor in config.input:
+            tensor.dims[:] = graph.shape(tensor.name, model, {})[first:]
         if graph == VISUAL_ENCODER:
-            largest = config.max_batch_size = self._limits.max_images
-            config.input[0].dims[1] = self._config.feature_dim
             config.input[0].data_type = self._feature_type
-            config.output[0].dims[1] = embed
-            parameters["max_length"] = str(MAX_REGIONS)
-            parameters["static_rows"] = str(USUAL_REGIONS)
-            samples = [(1, USUAL_REGIONS), (1, 8), (min(4, largest), USUAL_REGIONS)]
-        elif graph == TEXTUAL_ENCODER:
-            largest = config.max_batch_size = self._limits.max_captions
-            config.output[0].dims[1] = embed
-            parameters["max_length"] = str(self._max_words)
-            parameters["max_id"] = str(self._config.text.vocab_size - 1)
-            widths = [width for width in WORD_BUCKETS if width <= self._max_words]
-            parameters["static_rows"] = ",".join(str(w) for w in widths if w in _STATIC_WORDS)
-            samples = [(1, width) for width in widths]
-            samples.append((min(4, largest), widths[0]))
-        else:
-            for tensor in config.input:
-                tensor.dims[2] = embed
-            parameters["max_length"] = str(MAX_REGIONS)
-            parameters["max_cells"] = str(MAX_CELLS)
-            samples = [(1, USUAL_REGIONS, 1, 16), (8, USUAL_REGIONS, 1, 16)]
+        for tensor in config.output:
+            if (width := served.widths.get(tensor.name)) is not None:
+                tensor.dims[-1] = width
+        shapes = {
+            name: [axis if isinstance(axis, str) else None for axis in axes[first:]]
+            for name, axes in graph.inputs.items()
+        }
+        checks = {"shapes": shapes, "axes": served.axes, "values": served.values}
+        parameters = {key: json.dumps(value) for key, value in checks.items()}
+        parameters |= served.parameters
         if graph in _BULK_ON_CPU and not engine.on_gpu:
-            parameters["bulk_batch"] = str(min(config.max_batch_size, _BULK_ON_CPU[graph]))
+            parameters["bulk_batch"] = str(min(served.batch, _BULK_ON_CPU[graph]))
         for key, value in parameters.items():
             config.parameters[key].string_value = value
         engine.configure(config, source, precision)
-        for i, sizes in enumerate(samples):
-            self._warm_up(config, f"sample_{i}", random_inputs(graph, self._config, sizes, seed=i))
+        for i, sizes in enumerate(served.samples):
+            self._warm_up(config, f"sample_{i}", random_inputs(graph, model, sizes, seed=i))
         self._write(config)
+
+    def _served(self, source: Source, engine: Engine) -> "_Served":
+        """How a graph is served."""
+        graph, batch = source.graph, source.largest_batch
+        if isinstance(source.model, RegionDetector):
+            return _served_detector(graph, source.model.config, batch if engine.on_gpu else 1)
+        embed = self._config.embed_dim
+        if graph == VISUAL_ENCODER:
+            return _Served(
+                batch,
+                {"regions": (1, MAX_REGIONS, 1)},
+                [(1, USUAL_REGIONS), (1, 8), (min(4, batch), USUAL_REGIONS)],
+                {"region_embeddings": embed},
+                parameters={"static_rows": str(USUAL_REGIONS)},
+            )
+        if graph == TEXTUAL_ENCODER:
+            widths = [width for width in WORD_BUCKETS if width <= self._max_words]
+            return _Served(
+                batch,
+                {"words": (1, self._max_words, 1)},
+                [*((1, width) for width in widths), (min(4, batch), widths[0])],
+                {"word_embeddings": embed},
+                {"input_ids": (0, self._config.text.vocab_size - 1), "attention_mask": (0, 1)},
+                {"static_rows": ",".join(str(w) for w in widths if w in _STATIC_WORDS)},
+            )
+        return _Served(
+            0,
+            {"regions": (1, MAX_REGIONS, 1), "words": (1, MAX_REGIONS, 1)},
+            [(1, USUAL_REGIONS, 1, 16), (8, USUAL_REGIONS, 1, 16)],
+            parameters={"max_cells": str(MAX_CELLS)},
+        )
+
+    def add_photo_models(self, detector: RegionDetector, batch: int) -> None:
+        """Add what is before, between and behind the detector's networks.
+
+        Args:
+            detector: whose networks they are.
+            batch: photos that go through the networks together, at most.
+        """
+        config, self._photos = detector.config, batch
+        parameters = {
+            "detector": json.dumps(config.to_dict()),
+            "side_step": str(SIDE_STEP),
+            "anchors": json.dumps(detector.anchors.tolist()),
+        }
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 48), "grey").save(picture, "PNG")
+        size = np.array([[48, 64]], np.int32)
+        cells = tuple(map(map_side, input_size((48, 64), config)))
+        boxes = np.array([[[0, 0, 31, 31]]], np.float32)
+        samples: dict[str, Arrays] = {
+            "photo": {"photo": np.frombuffer(picture.getvalue(), np.uint8)[None]},
+            "proposals": {
+                "objectness": np.zeros((1, ANCHORS, *cells), np.float32),
+                "deltas": np.zeros((1, 4 * ANCHORS, *cells), np.float32),
+                "photo_size": size,
+            },
+            "regions": {
+                "proposal_features": np.zeros((1, 1, config.feature_dim), np.float32),
+                "class_scores": np.zeros((1, 1, 1 + config.classes), np.float32),
+                "proposals": boxes,
+                "photo_size": size,
+            },
+        }
+        for name, sample in samples.items():
+            self._add_code(name)
+            model = _source(name)
+            model.max_batch_size = batch
+            for key, value in parameters.items():
+                model.parameters[key].string_value = value
+            self._warm_up(model, "ping", sample)
+            self._write(model)
 
     def add_gallery(self, fingerprint: str) -> None:
         """Add the `gallery` model, bound to the bundle's fingerprint."""
@@ -145,9 +236,12 @@ class RepositoryBuilder:
             for tensor in config.output:
                 if tensor.name in ("word_embeddings", "region_embeddings"):
                     tensor.dims[-1] = embed
+                if tensor.name == "region_features":
+                    tensor.dims[-1] = features
             if config.max_batch_size:
-                limits, of_captions = self._limits, config.input[0].name == "caption"
-                config.max_batch_size = limits.max_captions if of_captions else limits.max_images
+                limits = self._limits
+                of = {"caption": limits.max_captions, "photo": self._photos}
+                config.max_batch_size = of.get(config.input[0].name, limits.max_images)
             self._write(config)
             # An empty version directory would not survive version control or some file copies.
             (self.version_directory(name) / ".keep").touch()
@@ -188,3 +282,37 @@ def _source(model: str) -> pb.ModelConfig:
     """Parse a model's source config; a misspelt field fails here, not when the server loads it."""
     text = (MODEL_REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
     return text_format.Parse(text, pb.ModelConfig())
+
+
+def _largest_side(detector: DetectorConfig) -> int:
+    """Pixels of a photo as the network takes it."""
+    return -(-max(detector.min_side, detector.max_side) // SIDE_STEP) * SIDE_STEP
+
+
+def _served_detector(graph: Graph, config: DetectorConfig, batch: int) -> _Served:
+    """How one of its networks is served. The first sample, with which it is watched, is small."""
+    largest = _largest_side(config)
+    short, long = (
+        -(-side // SIDE_STEP) * SIDE_STEP for side in (config.min_side, config.min_side * 4 // 3)
+    )
+    long = min(long, largest)
+    if graph == PROPOSAL_NETWORK:
+        sides = (SIDE_STEP, largest, SIDE_STEP)
+        return _Served(
+            batch,
+            {"height": sides, "width": sides},
+            [(1, 2 * SIDE_STEP, 2 * SIDE_STEP), (1, short, long)],
+            values={"pixels": (-128, 256)},
+        )
+    cells = largest // STRIDE
+    return _Served(
+        batch,
+        {
+            "map_height": (1, cells, 1),
+            "map_width": (1, cells, 1),
+            "proposals": (1, config.proposals, 1),
+        },
+        [(1, 4, 4, 1), (1, short // STRIDE, long // STRIDE, config.proposals)],
+        {"proposal_features": config.feature_dim, "class_scores": 1 + config.classes},
+        {"proposals": (0, largest)},
+    )

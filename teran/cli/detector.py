@@ -43,6 +43,22 @@ def convert(
     print(f"{out}: ResNet-{depth}, {classes} classes, {fewest} to {most} regions a photo")
 
 
+@detector_app.command(name="init-random")
+def init_random(out: Path, /) -> None:
+    """Write a full-size detector with random weights, to measure speed without a checkpoint.
+
+    Example: teran detector init-random build/detector
+
+    Args:
+        out: The directory to write.
+    """
+    with needs("detector"):
+        from teran.detector import DetectorConfig
+        from teran.detector.random import random_detector
+    random_detector(DetectorConfig()).save_pretrained(out)
+    print(f"{out}: random weights; what it finds is as good as chance")
+
+
 @detector_app.command
 def verify(detector: Path, originals: Path, /) -> None:
     """Say how far a detector agrees with the original, on photos whose regions that one has found.

@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from teran.detector.boxes import overlaps
+from teran.contract import PHOTO_SUFFIXES
+from teran.detector.boxes import Floats, overlaps
 from teran.detector.decode import decode
 from teran.detector.detector import RegionDetector
 from teran.errors import TeranInputError
 
-Floats = npt.NDArray[np.float32]
 _FIELDS = (
     "img_id", "img_h", "img_w", "objects_id", "objects_conf",
     "attrs_id", "attrs_conf", "num_boxes", "boxes", "features",
 )  # fmt: skip
-_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 MATCHED = 0.9
 """Least intersection over union of boxes that are taken for the same."""
 
@@ -101,7 +98,9 @@ def compare(detector: RegionDetector, folder: Path) -> Iterator[Agreement]:
     tables = sorted(folder.glob("*.tsv"))
     if not tables:
         raise TeranInputError(f"{folder} has no .tsv of the original's regions")
-    photos = {path.stem: path for path in folder.rglob("*") if path.suffix.lower() in _PHOTOS}
+    photos = {
+        path.stem: path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES
+    }
     for table in tables:
         for original in originals(table):
             if original.name not in photos:
@@ -117,8 +116,7 @@ def compare(detector: RegionDetector, folder: Path) -> Iterator[Agreement]:
 
 def agreement(original: Original, boxes: Floats, features: Floats) -> Agreement:
     """Compare one photo's regions with the original's."""
-    ours, theirs = (torch.from_numpy(one.copy()) for one in (boxes, original.boxes))
-    over = overlaps(theirs, ours).numpy()
+    over = overlaps(original.boxes, boxes)
     nearest, best = over.argmax(axis=1), over.max(axis=1)
     same = best >= MATCHED
     difference = np.abs(original.features[same] - features[nearest[same]])

@@ -5,29 +5,37 @@ unless one that stays and comes before it overlaps it, which a few rounds settle
 chains of such boxes are short.
 """
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-_BLOCK = 1024
+Floats = npt.NDArray[np.float32]
+_BLOCK = 256
 """Boxes whose overlaps are calculated at once."""
+_PAIRS = 4096
+"""Pairs of boxes whose scores are compared at once."""
+_WORD = 64
+"""Classes in a word of bits."""
 
 
-def areas(boxes: Tensor) -> Tensor:
+def areas(boxes: Floats) -> Floats:
     """Of boxes (N, 4)."""
     sides = boxes[:, 2:] - boxes[:, :2] + 1
-    return sides[:, 0] * sides[:, 1]
+    result: Floats = sides[:, 0] * sides[:, 1]
+    return result
 
 
-def overlaps(first: Tensor, second: Tensor) -> Tensor:
+def overlaps(first: Floats, second: Floats) -> Floats:
     """Intersections over unions, of boxes (N, 4) with (M, 4): (N, M)."""
-    low = torch.maximum(first[:, None, :2], second[None, :, :2])
-    high = torch.minimum(first[:, None, 2:], second[None, :, 2:])
-    sides = (high - low + 1).clamp(min=0)
-    common = sides[..., 0] * sides[..., 1]
-    return common / (areas(first)[:, None] + areas(second)[None, :] - common)
+    x1, y1, x2, y2 = first.T[:, :, None]
+    left, top, right, bottom = second.T[:, None, :]
+    width = np.minimum(x2, right) - np.maximum(x1, left) + 1
+    height = np.minimum(y2, bottom) - np.maximum(y1, top) + 1
+    common = np.maximum(width, 0) * np.maximum(height, 0)
+    result: Floats = common / (areas(first)[:, None] + areas(second)[None, :] - common)
+    return result
 
 
-def best_apart(boxes: Tensor, threshold: float, most: int) -> Tensor:
+def best_apart(boxes: Floats, threshold: float, most: int) -> npt.NDArray[np.intp]:
     """The first boxes that no earlier one of them overlaps by the threshold or more.
 
     Args:
@@ -38,47 +46,67 @@ def best_apart(boxes: Tensor, threshold: float, most: int) -> Tensor:
     Returns:
         Their positions, in order.
     """
-    kept = torch.zeros(0, dtype=torch.long, device=boxes.device)
+    kept = np.empty(0, np.intp)
     for start in range(0, len(boxes), _BLOCK):
         if len(kept) >= most:
             break
         block = boxes[start : start + _BLOCK]
-        free = ~(overlaps(block, boxes[kept]) >= threshold).any(dim=1)
-        before = (overlaps(block, block) >= threshold).triu(diagonal=1).float()
+        free = ~(overlaps(block, boxes[kept]) >= np.float32(threshold)).any(axis=1)
+        before = np.triu(overlaps(block, block) >= np.float32(threshold), k=1)
         stays = free
         while True:
-            after = free & (stays.float() @ before == 0)
-            if torch.equal(after, stays):
+            after = free & ~before[stays].any(axis=0)
+            if (after == stays).all():
                 break
             stays = after
-        kept = torch.cat([kept, start + stays.nonzero().flatten()])
+        kept = np.concatenate([kept, start + stays.nonzero()[0]])
     return kept[:most]
 
 
-def best_scores_apart(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def best_scores_apart(boxes: Floats, scores: Floats, threshold: float) -> Floats:
     """Every box's best score among the classes in which it is not suppressed.
 
     In each class a box is suppressed by one of a higher score (of equal ones, the first) that stays
-    and overlaps it by the threshold or more.
+    and overlaps it by the threshold or more. Classes are bits here, 64 to a word.
 
     Args:
         boxes: (N, 4)
         scores: (N, K), of every class.
+        threshold: least intersection over union that suppresses.
 
     Returns:
         (N,); 0 for a box that no class keeps.
     """
-    close = overlaps(boxes, boxes) >= threshold
-    close.fill_diagonal_(False)
-    one, other = close.nonzero(as_tuple=True)  # ordered by `one`
-    ahead = scores[other] > scores[one]
-    ahead |= (scores[other] == scores[one]) & (other < one)[:, None]  # (P, K)
-    stays = torch.ones_like(scores, dtype=torch.bool)
-    while True:
-        hits = torch.zeros_like(scores, dtype=torch.int16)
-        hits.index_add_(0, one, (ahead & stays[other]).to(torch.int16))
-        after = hits == 0
-        if torch.equal(after, stays):
+    one, other, ahead = _pairs(overlaps(boxes, boxes) >= np.float32(threshold), scores)
+    rows, starts = np.unique(one, return_index=True)
+    stays = np.full((len(boxes), ahead.shape[1]), ~np.uint64(0))
+    while len(rows):
+        after = stays.copy()
+        after[rows] = ~np.bitwise_or.reduceat(ahead & stays[other], starts)
+        if (after == stays).all():
             break
         stays = after
-    return scores.masked_fill(~stays, 0).amax(dim=1)
+    kept = np.unpackbits(stays.view(np.uint8), axis=1, count=scores.shape[1]).astype(bool)
+    best: Floats = np.where(kept, scores, 0).max(axis=1)
+    return best
+
+
+def _pairs(
+    close: npt.NDArray[np.bool_], scores: Floats
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
+    """All pairs of close boxes, by the first one's number, and in which classes the other leads.
+
+    Returns:
+        The one and the other (P,), and bits of classes (P, words).
+    """
+    first, second = np.triu(close, k=1).nonzero()
+    words = -(-scores.shape[1] // _WORD)
+    leads = np.zeros((len(first), 8 * words), np.uint8)
+    for start in range(0, len(first), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        packed = np.packbits(scores[second[part]] > scores[first[part]], axis=1)
+        leads[part, : packed.shape[1]] = packed
+    one, other = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.argsort(one, kind="stable")
+    bits = np.concatenate([leads.view(np.uint64), ~leads.view(np.uint64)])
+    return one[order], other[order], bits[order]

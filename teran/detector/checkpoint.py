@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from teran.detector.config import BLOCKS, DetectorConfig
-from teran.detector.network import ANCHORS
+from teran.detector.config import ANCHORS, BLOCKS, DetectorConfig
 from teran.errors import CheckpointError
 
 _UNREADABLE = (

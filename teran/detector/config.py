@@ -7,6 +7,12 @@ from typing import Any
 
 from teran.errors import CheckpointError
 
+ANCHORS = 12
+"""At each cell of the feature map."""
+POOLED = 14
+"""Cells of a region, each way."""
+STRIDE = 16
+"""Pixels of a cell of the feature map."""
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Blocks of res2 to res5, by depth."""
 

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from teran.errors import TeranInputError
 
@@ -33,20 +33,25 @@ def decode(photo: bytes) -> npt.NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of our own limit there is an error
             image = Image.open(io.BytesIO(photo), formats=FORMATS)
-            _check_size(*image.size)
+            check_size(*image.size)
             image.load()
             return np.asarray(_in_rgb(ImageOps.exif_transpose(image)))
     except TeranInputError:
         raise
     except Image.DecompressionBombError as error:
         raise TeranInputError(f"the photo has more than {MOST_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise TeranInputError(f"not a photo in {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise whatever they like
-        raise TeranInputError(
-            f"not a photo in {', '.join(FORMATS)}, or a damaged one: {error}"
-        ) from error
+        raise TeranInputError(f"the photo is damaged: {error}") from error
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuse a photo for its size.
+
+    Raises:
+        TeranInputError: it has too few pixels, too many, or is too narrow.
+    """
     size = f"the photo has {width} x {height} pixels"
     if min(width, height) < LEAST_SIDE:
         raise TeranInputError(f"{size}; at least {LEAST_SIDE} each way are needed")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from teran.detector import checkpoint
-from teran.detector.boxes import best_scores_apart
 from teran.detector.config import DetectorConfig
 from teran.detector.network import ProposalNetwork, RegionNetwork
 from teran.detector.photo import prepared, scale_of
 from teran.detector.pooling import roi_pool
 from teran.detector.proposals import anchors, propose
+from teran.detector.regions import Regions, choose
 from teran.errors import CheckpointError
-
-_NMS = 0.3
-_CONFIDENCE = 0.2
-"""Score from which a region is chosen, as far as their number allows."""
-
-
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """A photo's regions."""
-
-    features: npt.NDArray[np.float32]
-    """(R, F)"""
-    boxes: npt.NDArray[np.float32]
-    """(R, 4), x1 y1 x2 y2 in the photo's pixels."""
-    confidence: npt.NDArray[np.float32]
-    """(R,), the score of the class that each was chosen for."""
-    labels: npt.NDArray[np.int64]
-    """(R,), the likeliest class, counted without the background."""
 
 
 class RegionDetector(nn.Module):
@@ -50,7 +31,7 @@ class RegionDetector(nn.Module):
         self.config = config
         self.proposal_network = ProposalNetwork(config)
         self.region_network = RegionNetwork(config)
-        self.register_buffer("anchors", anchors())
+        self.register_buffer("anchors", torch.from_numpy(anchors()))
         self.eval()
 
     def detect(self, photos: Sequence[npt.NDArray[np.uint8]]) -> list[Regions]:
@@ -59,19 +40,16 @@ class RegionDetector(nn.Module):
 
     @torch.inference_mode()
     def _detect(self, photo: npt.NDArray[np.uint8]) -> Regions:
-        device = next(self.parameters()).device
-        given = torch.from_numpy(photo.copy()).to(device)
-        scale = scale_of(given, self.config)
-        pixels = prepared(given, scale)
-        res4, objectness, deltas = self.proposal_network(pixels[None])
-        size = (pixels.shape[1], pixels.shape[2])
-        proposals = propose(objectness[0], deltas[0], self.anchors, size, scale, self.config)
-        features, classes = self.region_network(roi_pool(res4[0], proposals))
-        boxes = proposals / scale
-        confidence = best_scores_apart(boxes, classes[:, 1:], _NMS)
-        chosen = choose(confidence, self.config)
-        found = (features, boxes, confidence, classes[:, 1:].argmax(dim=1))
-        return Regions(*(values[chosen].cpu().numpy() for values in found))
+        device = self.anchors.device
+        size = (photo.shape[0], photo.shape[1])
+        scale = scale_of(size, self.config)
+        pixels = prepared(photo, scale)
+        res4, *maps = self.proposal_network(torch.from_numpy(pixels).to(device)[None])
+        objectness, deltas = (one[0].cpu().numpy() for one in maps)
+        proposals = propose(objectness, deltas, self.anchors.cpu().numpy(), size, self.config)
+        cells = roi_pool(res4, torch.from_numpy(proposals).to(device)[None])
+        features, classes = (one.cpu().numpy() for one in self.region_network(cells))
+        return choose(features, classes, proposals / np.float32(scale), self.config)
 
     @classmethod
     def from_checkpoint(
@@ -130,16 +108,3 @@ class RegionDetector(nn.Module):
             {name: value.contiguous() for name, value in self.state_dict().items()},
             folder / "model.safetensors",
         )
-
-
-def choose(confidence: Tensor, config: DetectorConfig) -> Tensor:
-    """Which proposals become regions.
-
-    Those of enough confidence, in the order of proposals; where they are too few, the fewest
-    allowed, and where they are too many, the most: the surest first.
-    """
-    sure = (confidence >= _CONFIDENCE).nonzero().flatten()
-    if config.min_regions <= len(sure) <= config.max_regions:
-        return sure
-    count = config.min_regions if len(sure) < config.min_regions else config.max_regions
-    return confidence.argsort(descending=True, stable=True)[:count]

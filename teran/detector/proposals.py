@@ -2,12 +2,12 @@
 
 import math
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from teran.detector.boxes import best_apart
-from teran.detector.config import DetectorConfig
-from teran.detector.network import ANCHORS, STRIDE
+from teran.detector.boxes import Floats, best_apart
+from teran.detector.config import ANCHORS, STRIDE, DetectorConfig
+from teran.detector.photo import input_size, map_side, scale_of
+from teran.errors import TeranInputError
 
 _NMS = 0.7
 _LARGEST_STEP = math.log(1000 / 16)
@@ -15,59 +15,71 @@ _LARGEST_STEP = math.log(1000 / 16)
 _BASE, _RATIOS, _SCALES = 16, (0.5, 1.0, 2.0), (4, 8, 16, 32)
 
 
-def anchors() -> Tensor:
+def anchors() -> Floats:
     """Caffe's twelve (12, 4): three shapes, whose sides are rounded, of four sizes."""
     centre = (_BASE - 1) / 2
     shapes = []
     for ratio in _RATIOS:
         width = round(math.sqrt(_BASE * _BASE / ratio))
         shapes.append((width, round(width * ratio)))
-    sides = torch.tensor([(w * s, h * s) for w, h in shapes for s in _SCALES], dtype=torch.float32)
-    return torch.cat([centre - (sides - 1) / 2, centre + (sides - 1) / 2], dim=1)
+    sides = np.array([(w * s, h * s) for w, h in shapes for s in _SCALES], np.float32)
+    return np.concatenate([centre - (sides - 1) / 2, centre + (sides - 1) / 2], axis=1)
 
 
 def propose(
-    objectness: Tensor,
-    deltas: Tensor,
-    bases: Tensor,
-    size: tuple[int, int],
-    scale: float,
+    objectness: Floats,
+    deltas: Floats,
+    bases: Floats,
+    photo: tuple[int, int],
     config: DetectorConfig,
-) -> Tensor:
+) -> Floats:
     """The most promising boxes of a photo, apart from each other.
 
     Args:
-        objectness: (12, h, w), probabilities.
+        objectness: (12, h, w), probabilities; what lies beyond the photo is not looked at.
         deltas: (48, h, w)
         bases: the anchors (12, 4).
-        size: height and width of the network's input.
-        scale: of the input to the photo.
-        config: how many.
+        photo: its height and width, as it came.
+        config: the detector's.
 
     Returns:
-        (n, 4) in the input's pixels, the most promising first.
+        (n, 4) in the pixels of the network's input, the most promising first.
+
+    Raises:
+        TeranInputError: the maps are too small for the photo, or not finite.
     """
-    height, width = objectness.shape[1:]
-    rows = torch.arange(height, device=deltas.device) * STRIDE
-    columns = torch.arange(width, device=deltas.device) * STRIDE
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    shifts = torch.stack([x, y, x, y], dim=-1).float()
-    placed = (shifts[:, :, None] + bases).view(-1, 4)
-    steps = deltas.view(ANCHORS, 4, height, width).permute(2, 3, 0, 1).reshape(-1, 4)
-    scores = objectness.permute(1, 2, 0).flatten()
-    boxes = _moved(placed, steps)
-    limits = torch.tensor([size[1], size[0]] * 2, device=boxes.device) - 1
-    boxes = torch.minimum(boxes.clamp(min=0), limits)
-    large = (boxes[:, 2:] - boxes[:, :2] + 1 >= STRIDE * scale).all(dim=1)
+    size = input_size(photo, config)
+    height, width = map(map_side, size)
+    for name, values in (("objectness", objectness), ("deltas", deltas)):
+        if values.shape[1] < height or values.shape[2] < width:
+            raise TeranInputError(
+                f"{name} has {values.shape[1]} x {values.shape[2]} cells; a photo of "
+                f"{photo[1]} x {photo[0]} pixels has {height} x {width}"
+            )
+        if not np.isfinite(values).all():
+            raise TeranInputError(f"{name} holds NaN or infinite values")
+    objectness, deltas = objectness[:, :height, :width], deltas[:, :height, :width]
+    y, x = STRIDE * np.mgrid[:height, :width].astype(np.float32)
+    shifts = np.stack([x, y, x, y], axis=-1)
+    placed = (shifts[:, :, None] + bases).reshape(-1, 4)
+    steps = deltas.reshape(ANCHORS, 4, height, width).transpose(2, 3, 0, 1).reshape(-1, 4)
+    scores = objectness.transpose(1, 2, 0).ravel()
+    limits = np.array([size[1], size[0]] * 2, np.float32) - 1
+    boxes = np.minimum(np.maximum(_moved(placed, steps), 0), limits)
+    large = (boxes[:, 2:] - boxes[:, :2] + 1 >= np.float32(STRIDE * scale_of(photo, config))).all(
+        axis=1
+    )
     boxes, scores = boxes[large], scores[large]
-    order = scores.argsort(descending=True, stable=True)[: config.proposals_before_nms]
+    order = np.argsort(-scores, kind="stable")[: config.proposals_before_nms]
     boxes = boxes[order]
-    return boxes[best_apart(boxes, _NMS, config.proposals)]
+    result: Floats = boxes[best_apart(boxes, _NMS, config.proposals)]
+    return result
 
 
-def _moved(bases: Tensor, steps: Tensor) -> Tensor:
+def _moved(bases: Floats, steps: Floats) -> Floats:
     """Boxes (N, 4) by what the network says of their anchors."""
     sides = bases[:, 2:] - bases[:, :2] + 1
-    centres = bases[:, :2] + 0.5 * sides + steps[:, :2] * sides
-    sides = sides * steps[:, 2:].clamp(max=_LARGEST_STEP).exp()
-    return torch.cat([centres - 0.5 * sides, centres + 0.5 * sides], dim=1)
+    half = np.float32(0.5)
+    centres = bases[:, :2] + half * sides + steps[:, :2] * sides
+    sides = sides * np.exp(np.minimum(steps[:, 2:], np.float32(_LARGEST_STEP)))
+    return np.concatenate([centres - half * sides, centres + half * sides], axis=1)

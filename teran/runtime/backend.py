@@ -3,18 +3,16 @@
 A backend adds how a file is loaded and run. It is configured by the same parameters as Triton's
 own backend of that name, plus these, which others ignore:
 
-    max_length      most rows (regions or words) an item may have
-    max_id          largest value an integer input may hold; the smallest is 0
     static_rows     row counts, with commas, whose single items may get an engine of their own
     niceness        how far its threads stand back behind those of other models, 0 to 19
-    max_cells       most row-by-row products one request may ask for, where there is no batch limit
+
+and those of `teran.runtime.input_checks`.
 """
 
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +23,7 @@ import triton_python_backend_utils as pb_utils
 from teran.errors import TeranError, TeranInputError
 from teran.runtime.admission import Desk, warm_ups
 from teran.runtime.environment import THREADS_VARIABLE
+from teran.runtime.input_checks import InputChecks
 from teran.runtime.metrics import IMAGE_REGIONS, Recorder
 from teran.runtime.request_log import RequestLog
 from teran.runtime.response import error_response
@@ -59,10 +58,6 @@ class EngineBackend(ABC):
         """Whether no value is NaN or infinite."""
         return bool(np.isfinite(value).all())
 
-    def kind(self, value: Any) -> str:
-        """Return f for floats, i for integers, something else for the rest."""
-        return str(value.dtype.kind)
-
     def counts(self, mask: Any) -> list[int]:
         """How many values are true in every row of a mask."""
         counts: list[int] = mask.sum(axis=1).tolist()
@@ -76,10 +71,7 @@ class EngineBackend(ABC):
         self.input_names = [tensor["name"] for tensor in config["input"]]
         self.output_names = [tensor["name"] for tensor in config["output"]]
         self._batched = int(config["max_batch_size"]) > 0
-        self._limits = {
-            name: int(parameters.get(name, np.iinfo(np.int64).max))
-            for name in ("max_length", "max_id", "max_cells")
-        }
+        self._checks = InputChecks(parameters, batched=self._batched)
         file = Path(args["model_repository"]) / args["model_version"]
         os.nice(int(parameters.get("niceness", 0)))  # before the engine starts threads
         threads = os.environ.get(THREADS_VARIABLE.format(model=config["name"].upper()))
@@ -113,7 +105,7 @@ class EngineBackend(ABC):
                 for name in self.input_names
             }
             try:
-                self._check(inputs)
+                self._checks.check(inputs, self.is_finite)
             except TeranInputError as error:
                 refused[i] = error
             else:
@@ -185,33 +177,3 @@ class EngineBackend(ABC):
         sizes = [len(inputs[self.input_names[0]]) for _, inputs in batch]
         parts = {name: self.divide(results[name], sizes) for name in self.output_names}
         return [{name: parts[name][i] for name in self.output_names} for i in range(len(batch))]
-
-    def _check(self, inputs: Arrays) -> None:
-        """Refuse what an engine would choke on, or answer with nonsense.
-
-        Raises:
-            TeranInputError: names the input and what is wrong with it.
-        """
-        limits, rows = self._limits, {name: value.shape[1] for name, value in inputs.items()}
-        for name, value in inputs.items():
-            if prod(value.shape) == 0:
-                raise TeranInputError(f"{name} has the empty shape {list(value.shape)}")
-            if rows[name] > limits["max_length"]:
-                raise TeranInputError(
-                    f"{name} has {rows[name]} rows; at most {limits['max_length']} are accepted"
-                )
-            if self.kind(value) == "f" and not self.is_finite(value):
-                raise TeranInputError(f"{name} holds NaN or infinite values")
-            if self.kind(value) == "i" and not 0 <= value.min() <= value.max() <= limits["max_id"]:
-                raise TeranInputError(
-                    f"{name} must lie within 0 and {limits['max_id']}, but holds values from "
-                    f"{value.min()} to {value.max()}"
-                )
-        if self._batched and len(set(rows.values())) > 1:
-            raise TeranInputError(f"the inputs differ in their number of rows: {rows}")
-        cells = prod(len(value) * rows[name] for name, value in inputs.items())
-        if not self._batched and cells > limits["max_cells"]:
-            raise TeranInputError(
-                f"the request asks for {cells} cosines; at most {limits['max_cells']} are computed "
-                "at once"
-            )

@@ -16,11 +16,19 @@ from pathlib import Path
 
 from teran.runtime.environment import LOAD_FILE_VARIABLE
 
-MODELS = ("tokenizer", "textual_encoder", "visual_encoder", "alignment", "gallery")
+MODELS = (
+    "tokenizer",
+    "textual_encoder",
+    "visual_encoder",
+    "alignment",
+    "gallery",
+    "proposal_network",
+    "region_network",
+)
 """Those that have a queue."""
 UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
-COUNTING = (*MODELS, "admission")
+COUNTING = (*MODELS, "admission", "photo")
 """Those that let requests in. Each has counters of its own, without a lock."""
 FEW = 0.5
 """Items that may always be ahead, the second half of one: how fast a model is, only work tells."""

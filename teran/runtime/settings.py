@@ -39,6 +39,8 @@ class RequestLimits:
     _: KW_ONLY
     max_caption_bytes: Positive = MAX_CAPTION_BYTES
     """Of one caption, in UTF-8."""
+    max_photo_bytes: Positive = 32 << 20
+    """Of one photo, as JPEG, PNG or WebP."""
     max_rows: Positive = 128
     """Regions or words of an item, or of a query to a gallery."""
     max_query_rows: Positive = QUERY_ROWS

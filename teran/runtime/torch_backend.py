@@ -37,8 +37,3 @@ class TorchBackend(EngineBackend):
 
     def is_finite(self, value: torch.Tensor) -> bool:
         return bool(value.isfinite().all())
-
-    def kind(self, value: torch.Tensor) -> str:
-        if value.is_floating_point():
-            return "f"
-        return "b" if value.dtype is torch.bool else "i"

@@ -196,10 +196,18 @@ class ServeSettings(Listening, GallerySettings):
     def thread_shares(self) -> dict[str, int]:
         """Divide the thread budget among the engines.
 
-        The encoders get all of it each: their threads sleep when idle, one alone must be able to
-        use the whole machine, and measured under mixed load a strict division serves no better.
+        Encoders and a detector's networks get all of it each: their threads sleep when idle, one
+        alone must be able to use the whole machine, and measured under mixed load a strict division
+        serves no better.
         The alignment gets half, a gallery's scan all of it.
         """
         budget = self.threads or available_cores()
-        whole = dict.fromkeys(("visual_encoder", "textual_encoder", "gallery"), budget)
+        names = (
+            "visual_encoder",
+            "textual_encoder",
+            "gallery",
+            "proposal_network",
+            "region_network",
+        )
+        whole = dict.fromkeys(names, budget)
         return whole | {"alignment": max(1, budget // 2)}

@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, Tensors, str]] = {
         "encode_caption", {"caption": np.array([[b"a dog"]] * 100, np.object_)}, "batch",
     ),
     "no region": ("visual_encoder", picture(0), "empty shape"),
-    "too many regions": ("visual_encoder", picture(500), "500 rows; at most 128"),
+    "too many regions": ("visual_encoder", picture(500), "500 regions; at most 128"),
     "NaN feature": ("visual_encoder", picture(region_features=nan), "NaN"),
     "infinite box": (
         "visual_encoder", picture(boxes=np.full((1, 2, 4), np.inf, np.float32)), "infinite",
@@ -75,14 +75,14 @@ CASES: dict[str, tuple[str, Tensors, str]] = {
         "visual_encoder", picture(region_features=np.ones((1, 2, F), np.float64)), "data-type",
     ),
     "boxes that do not pair up": (
-        "visual_encoder", picture(boxes=np.ones((1, 3, 4), np.float32)), "number of rows",
+        "visual_encoder", picture(boxes=np.ones((1, 3, 4), np.float32)), "number of regions",
     ),
     "missing mask": (
         "visual_encoder", {k: v for k, v in picture().items() if k != "region_mask"}, "expected 3",
     ),
     "unknown id": ("textual_encoder", words(input_ids=np.full((1, 5), 10**9)), "within 0 and 59"),
     "negative id": ("textual_encoder", words(input_ids=np.full((1, 5), -1)), "within 0 and 59"),
-    "too many words": ("textual_encoder", words(500), "500 rows; at most 96"),
+    "too many words": ("textual_encoder", words(500), "500 words; at most 96"),
     "no words": ("textual_encoder", words(0), "empty shape"),
     "wrong embedding size": ("alignment", sets(1, 2, 1, 3, dim=E + 1), "shape"),
     "no caption": ("alignment", sets(1, 2, 0, 3), "empty shape"),

@@ -13,7 +13,6 @@ import torch
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 
 from teran.errors import ExportError
-from teran.model.precision import in_precision
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph, export_program
 from teran_export.options import BuildOptions
@@ -45,19 +44,16 @@ class AotiEngine:
         precision: str,
         samples: Iterable[Arrays],  # noqa: ARG002
     ) -> None:
-        model = in_precision(source.model, precision).to(self._device)
         path = directory / self.files[0]
         try:
             with warnings.catch_warnings(), torch.inference_mode():
                 warnings.simplefilter("ignore")
-                program = export_program(source.graph, model, self._device)
+                program = export_program(source.graph, source.model, precision, self._device)
                 aoti_compile_and_package(program, package_path=str(path))
         except Exception as error:  # whatever the compiler raises
             raise ExportError(
                 f"AOTInductor can't compile {source.graph.name} in {precision}: {error}"
             ) from error
-        finally:
-            source.model.cpu()
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:  # noqa: ARG002
         package, device = aoti_load_package(str(directory / self.files[0])), self._device

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from teran.detector import RegionDetector
 from teran.model import TeranModel
+from teran_export.detector_graphs import PROPOSAL_NETWORK, REGION_NETWORK
 from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
 from teran_export.options import BuildOptions, Limits
 
@@ -23,8 +25,8 @@ class Source:
     graph: Graph
     onnx: Path
     """The graph in fp32, checked."""
-    model: TeranModel
-    """The model it came from, for engines that start from PyTorch, or in another precision."""
+    model: TeranModel | RegionDetector
+    """What it is a part of, for engines that start from PyTorch, or in another precision."""
     limits: Limits = field(default_factory=Limits)
     options: BuildOptions = field(default_factory=BuildOptions)
     kept_in_float: Sequence[str] = ()
@@ -40,7 +42,12 @@ class Source:
     @property
     def largest_batch(self) -> int:
         """The published batch limit; 0 for what is not batched."""
-        limits = {VISUAL_ENCODER: self.limits.max_images, TEXTUAL_ENCODER: self.limits.max_captions}
+        limits = {
+            VISUAL_ENCODER: self.limits.max_images,
+            TEXTUAL_ENCODER: self.limits.max_captions,
+            PROPOSAL_NETWORK: self.limits.max_photos,
+            REGION_NETWORK: self.limits.max_photos,
+        }
         return limits.get(self.graph, 0)
 
 

@@ -11,6 +11,8 @@ from teran_export.engines.base import Run, Source
 from teran_export.graphs import Arrays, Graph
 from teran_export.options import BuildOptions
 
+_QUANTISED = ("MatMul", "Convolution")
+
 
 class OpenVinoEngine:
     """Serves `model.xml` through Triton's `openvino` backend."""
@@ -34,7 +36,7 @@ class OpenVinoEngine:
         model = self._core.read_model(source.onnx)
         model.set_friendly_name(source.graph.name)
         if precision == "int8":
-            model = _quantise(model, list(samples), source.kept_in_float)
+            model = _quantise(model, source, list(samples))
         openvino.save_model(model, directory / self.files[0], compress_to_fp16=False)
 
     def load(self, graph: Graph, directory: Path, precision: str) -> Run:
@@ -60,23 +62,22 @@ class OpenVinoEngine:
         return {"openvino": openvino.__version__, "nncf": version("nncf")}
 
 
-def _quantise(
-    model: openvino.Model, samples: list[Arrays], kept_in_float: Sequence[str]
-) -> openvino.Model:
+def _quantise(model: openvino.Model, source: Source, samples: list[Arrays]) -> openvino.Model:
     """Quantise weights and activations to int8; LayerNorm, softmax and GELU stay in float."""
     import nncf  # after OpenVINO, which it would import as it is
 
+    parts = (*source.graph.kept_in_float, *source.kept_in_float)
     kept = [
         node.get_friendly_name()
         for node in model.get_ops()
-        if any(part in node.get_friendly_name() for part in kept_in_float)
-        and node.get_type_name() == "MatMul"
+        if any(part in node.get_friendly_name() for part in parts)
+        and node.get_type_name() in _QUANTISED
     ]
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf.quantize(
         model,
         nncf.Dataset(samples),
-        model_type=nncf.ModelType.TRANSFORMER,
+        model_type=nncf.ModelType.TRANSFORMER if source.graph.is_transformer else None,
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(samples),
         ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from teran.contract import USUAL_REGIONS
+from teran.detector import DetectorConfig
 from teran.extras import needs
-from teran.model.precision import in_precision
 from teran.runtime.plan import Plan
 from teran.tokenizer import MAX_WORD_PIECES
 from teran_export.engines.base import Run, Source
@@ -23,7 +23,7 @@ from teran_export.limits import MAX_REGIONS
 from teran_export.onnx_graphs import write_graph
 from teran_export.options import BuildOptions
 from teran_export.tensorrt.builder import build_plan, make_logger
-from teran_export.tensorrt.profiles import GRAPH_WORDS, Profile, fixed_dims, profiles
+from teran_export.tensorrt.profiles import GRAPH_WORDS, Profile, detector_profiles, profiles
 from teran_export.tensorrt.quantize import quantize
 
 _QUANTIZED = ("int8", "fp8")
@@ -104,6 +104,8 @@ class TensorRtEngine:
     def profiles(self, source: Source) -> list[Profile]:
         """The optimization profiles of a part."""
         config = source.model.config
+        if isinstance(config, DetectorConfig):
+            return detector_profiles(source.graph, config, source.largest_batch)
         words = min(MAX_WORD_PIECES, config.text.max_position_embeddings)
         return profiles(source.graph, config, source.largest_batch, words, MAX_REGIONS)
 
@@ -125,16 +127,17 @@ class TensorRtEngine:
         """Profiles, CUDA graphs of single items, a copy stream, and a bounded queue."""
         config.platform = "tensorrt_plan"
         config.instance_group[0].profile.extend(str(i) for i in range(len(self.profiles(source))))
-        if source.graph == ALIGNMENT:
+        if source.graph == ALIGNMENT or isinstance(source.model.config, DetectorConfig):
             return
         config.optimization.cuda.graphs = True
         config.optimization.cuda.output_copy_stream = True
-        fixed = fixed_dims(source.graph, source.model.config)
-        usual = GRAPH_WORDS if source.graph == TEXTUAL_ENCODER else (USUAL_REGIONS,)
+        graph = source.graph
+        usual = GRAPH_WORDS if graph == TEXTUAL_ENCODER else (USUAL_REGIONS,)
         for rows in usual:
             spec = config.optimization.cuda.graph_spec.add(batch_size=1)
-            for name, dims in fixed.items():
-                spec.input[name].dim.extend([rows, *dims])
+            sizes = dict.fromkeys(graph.axes, rows)
+            for name in graph.inputs:
+                spec.input[name].dim.extend(graph.shape(name, source.model.config, sizes)[1:])
         policy = config.dynamic_batching.default_queue_policy
         policy.max_queue_size = _QUEUED_BATCHES * source.largest_batch
 
@@ -166,7 +169,8 @@ def typed_graph(source: Source, precision: str, samples: Iterable[Arrays]) -> Pa
         half = typed_graph(source, HALF, samples)
         quantize(half, path, precision, samples, source.kept_in_float)
     elif not path.is_file():
-        model = in_precision(source.model, precision)
-        write_graph(graph, model, folder, tolerance=_TOLERANCE[precision], opset=_OPSET)
+        write_graph(
+            graph, source.model, folder, precision, tolerance=_TOLERANCE[precision], opset=_OPSET
+        )
         graph.path(folder).rename(path)
     return path

@@ -15,7 +15,6 @@ import torch
 
 from teran.errors import ExportError
 from teran.extras import needs
-from teran.model.precision import in_precision
 from teran.runtime.plan import Plan
 from teran.runtime.rtx import RtxPlan
 from teran_export.engines.base import Run, Source
@@ -62,8 +61,8 @@ class TensorRtRtxEngine(TensorRtEngine):
         # Moved, but for the one that others are quantised from.
         (shutil.copyfile if precision == HALF else shutil.move)(onnx_file, directory / _GRAPH)
         if precision == "bf16":
-            module = source.graph.module(in_precision(source.model, precision))
-            torch.save(module.eval(), directory / _MODULE)
+            module = source.graph.module_in(source.model, precision)
+            torch.save(module, directory / _MODULE)
 
     def capabilities(self, options: BuildOptions, precision: str) -> Sequence[str]:
         least = _FP8 if precision == "fp8" else _LEAST
@@ -96,8 +95,9 @@ class TensorRtRtxEngine(TensorRtEngine):
 
             def run_module(inputs: Arrays) -> Arrays:
                 with torch.inference_mode():
-                    output = module(*(torch.from_numpy(inputs[name]) for name in graph.inputs))
-                return {graph.outputs[0]: output.numpy()}
+                    results = module(*(torch.from_numpy(inputs[name]) for name in graph.inputs))
+                results = results if isinstance(results, tuple) else (results,)
+                return {name: v.numpy() for name, v in zip(graph.outputs, results, strict=True)}
 
             return run_module
         session = onnxruntime.InferenceSession(

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from teran.contract import USUAL_REGIONS
+from teran.detector import DetectorConfig
+from teran.detector.config import STRIDE
 from teran.model import TeranConfig
-from teran_export.graphs import ALIGNMENT, TEXTUAL_ENCODER, VISUAL_ENCODER, Graph
+from teran_export.detector_graphs import PROPOSAL_NETWORK, SIDE_STEP
+from teran_export.graphs import ALIGNMENT, TEXTUAL_ENCODER, Graph
 
 Shape = tuple[int, ...]
 MIN_WORDS, USUAL_WORDS = 8, 16
@@ -64,19 +67,28 @@ def profiles(
     return [latency, _profile(graph, config, throughput)]
 
 
-def fixed_dims(graph: Graph, config: TeranConfig) -> dict[str, Shape]:
-    """What follows an input's dynamic axes in its shape."""
-    if graph == ALIGNMENT:
-        return dict.fromkeys(graph.inputs, (config.embed_dim,))
-    if graph == VISUAL_ENCODER:
-        return {"region_features": (config.feature_dim,), "boxes": (4,), "region_mask": ()}
-    return dict.fromkeys(graph.inputs, ())
+def detector_profiles(graph: Graph, config: DetectorConfig, largest_batch: int) -> list[Profile]:
+    """Two profiles of one of a detector's networks, one photo and several."""
+    largest = -(-max(config.min_side, config.max_side) // SIDE_STEP) * SIDE_STEP
+    short = -(-config.min_side // SIDE_STEP) * SIDE_STEP
+    side = (SIDE_STEP, min(max(short, SIDE_STEP), largest), largest)
+    if graph == PROPOSAL_NETWORK:
+        axes: dict[str, Shape] = {"height": side, "width": side}
+    else:
+        cells = (side[0] // STRIDE, side[1] // STRIDE, side[2] // STRIDE)
+        count = (1, config.proposals, config.proposals)
+        axes = {"map_height": cells, "map_width": cells, "proposals": count}
+    latency = _profile(graph, config, {"batch": (1, 1, 1), **axes})
+    if largest_batch == 1:
+        return [latency]
+    batch = (2, largest_batch, largest_batch)
+    return [latency, _profile(graph, config, {"batch": batch, **axes})]
 
 
-def _profile(graph: Graph, config: TeranConfig, axes: Mapping[str, Shape]) -> Profile:
-    fixed = fixed_dims(graph, config)
-
+def _profile(
+    graph: Graph, config: TeranConfig | DetectorConfig, axes: Mapping[str, Shape]
+) -> Profile:
     def shape(name: str, which: int) -> Shape:
-        return (*(axes[axis][which] for axis in graph.inputs[name]), *fixed[name])
+        return graph.shape(name, config, {axis: sizes[which] for axis, sizes in axes.items()})
 
     return {name: Range(*(shape(name, which) for which in range(3))) for name in graph.inputs}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teran.contract import MAX_RESULTS, WRITE_KEY_HEADER
+from teran.contract import DIGEST, MAX_RESULTS, WRITE_KEY_HEADER
 from teran.errors import (
     GalleryBusyError,
     GalleryError,
@@ -267,10 +267,19 @@ class GalleryService:
     def _known(self, request: Request) -> None:
         ids = [read_id(data) for data in request.records()]
         try:
-            there = set(_items(self._galleries.get(request.gallery), ids))
+            there = _items(self._galleries.get(request.gallery), ids)
         except TeranInputError:  # not made yet
-            there = set()
-        request.respond(reports([{"id": one, "known": one in there} for one in ids]))
+            there = {}
+        found = [(one, there.get(one)) for one in ids]
+        request.respond(
+            reports(
+                [
+                    {"id": one, "known": item is not None}
+                    | ({DIGEST: item.metadata[DIGEST]} if item and DIGEST in item.metadata else {})
+                    for one, item in found
+                ]
+            )
+        )
 
     def _info(self, request: Request) -> None:
         if "gallery" in request.parameters:

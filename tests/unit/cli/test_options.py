@@ -29,7 +29,7 @@ CHANGED: dict[str, Any] = {
     "threads": 5, "startup_timeout": 6.5, "shutdown_timeout": 7.0, "drain": 1.5,
     "check_interval": 0.5, "metrics": False, "log_format": LogFormat.JSON,
     "gallery_count": 15, "gallery_snapshots": 9,
-    "max_caption_bytes": 10, "max_rows": 11, "max_query_rows": 12,
+    "max_caption_bytes": 10, "max_photo_bytes": 20, "max_rows": 11, "max_query_rows": 12,
     "max_record_bytes": 13, "max_answer_bytes": 14,
     "log_level": LogLevel.DEBUG, "trace_url": "http://t", "trace_rate": 8, "verbose": True,
 }  # fmt: skip

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from teran.detector import DetectorConfig, RegionDetector
-from teran.detector.detector import choose
 from teran.detector.photo import prepared, scale_of
 from teran.detector.pooling import roi_pool
 from teran.detector.proposals import anchors, propose
+from teran.detector.regions import choose
 from teran.errors import CheckpointError
 from tests.conftest import REFERENCE
 
@@ -78,7 +78,7 @@ def milvlg(weights: Weights) -> Weights:
         result[f"roi_heads.box_predictor.cls_score.{kind}"] = torch.cat(
             [classes[-1:], classes[:-1]]
         )
-    result["proposal_generator.anchor_generator.cell_anchors.0"] = anchors()
+    result["proposal_generator.anchor_generator.cell_anchors.0"] = torch.from_numpy(anchors())
     return result
 
 
@@ -100,24 +100,23 @@ def test_every_step_is_the_originals(
     def theirs(name: str) -> Any:
         return reference[f"small_syn/bua/{name}"]
 
-    assert (anchors().numpy() == reference["caffe_anchors"]).all()
-    photo = torch.from_numpy(formula.synthetic_image()).flip(-1)
-    scale = scale_of(photo, CONFIG)
+    assert (anchors() == reference["caffe_anchors"]).all()
+    photo = formula.synthetic_image()[:, :, ::-1]
+    scale = scale_of(photo.shape[:2], CONFIG)
     assert scale == theirs("im_scale")
     pixels = prepared(photo, scale)
     same(pixels[:, ::8, ::8], theirs("input_sub"), 1e-6)
     with torch.inference_mode():
-        res4, objectness, deltas = detector.proposal_network(pixels[None])
+        res4, objectness, deltas = detector.proposal_network(torch.from_numpy(pixels[None]))
         same(res4[0, ::8, ::2, ::2], theirs("res4_sub"), 1e-5)
         same(deltas[0], theirs("rpn_box"), 1e-4)
         logits = theirs("rpn_cls")
-        exact = torch.from_numpy(1 / (1 + np.exp(logits[:12] - logits[12:])))
-        same(objectness[0], exact.numpy(), 1e-5)
-        boxes = torch.from_numpy(theirs("rpn_box"))
-        size = (pixels.shape[1], pixels.shape[2])
-        found = propose(exact, boxes, detector.anchors, size, scale, CONFIG)
-        assert found.numpy() == pytest.approx(theirs("proposals"), abs=1e-2)
-        features, classes = detector.region_network(roi_pool(res4[0], found))
+        exact = 1 / (1 + np.exp(logits[:12] - logits[12:]))
+        same(objectness[0], exact, 1e-5)
+        found = propose(exact, theirs("rpn_box"), anchors(), photo.shape[:2], CONFIG)
+        assert found == pytest.approx(theirs("proposals"), abs=1e-2)
+        cells = roi_pool(res4, torch.from_numpy(found)[None])
+        features, classes = detector.region_network(cells)
         same(features, theirs("pooled_sub"), 1e-5)
         same(classes, theirs("cls_prob"), 1e-4)
 
@@ -183,7 +182,12 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
 
 
 def test_how_many_regions_are_chosen() -> None:
-    confidence = torch.tensor([0.1, 0.9, 0.3, 0.05, 0.25])
+    confidence = np.array([0.1, 0.9, 0.3, 0.05, 0.25], np.float32)
+    apart = np.array([[100 * i, 0, 100 * i + 50, 50] for i in range(5)], np.float32)
+    classes = np.stack([1 - confidence, confidence], axis=1)
     for fewest, most, expected in ((2, 4, [1, 2, 4]), (1, 2, [1, 2]), (4, 5, [1, 2, 4, 0])):
         config = DetectorConfig(min_regions=fewest, max_regions=most)
-        assert choose(confidence, config).tolist() == expected
+        found = choose(np.eye(5, dtype=np.float32), classes, apart, config)
+        assert found.features.argmax(axis=1).tolist() == expected
+        assert found.boxes.tolist() == apart[expected].tolist()
+        assert found.confidence.tolist() == confidence[expected].tolist()

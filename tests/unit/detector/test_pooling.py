@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teran.detector.pooling import roi_pool
+from teran.detector.pooling import levels_of, roi_pool
 
 
 def rounded(value: float) -> int:
@@ -36,12 +36,14 @@ def by_definition(features: np.ndarray, box: np.ndarray) -> np.ndarray:
 def test_cells_are_the_largest_values_of_their_parts(seed: int, height: int, width: int) -> None:
     """Of regions of any size, also beyond the map, in whole and in broken pixels."""
     random = np.random.default_rng(seed)
-    features = random.standard_normal((3, height, width)).astype(np.float32)
-    corners = random.uniform(-8, 16 * max(height, width), (6, 4))
+    features = random.standard_normal((2, 3, height, width)).astype(np.float32)
+    corners = random.uniform(-8, 16 * max(height, width), (12, 4))
     boxes = np.concatenate(
         [np.minimum(corners[:, :2], corners[:, 2:]), corners.max(1)[:, None].repeat(2, 1)], axis=1
     )
-    boxes = (boxes.round() if seed % 2 else boxes).astype(np.float32)
-    found = roi_pool(torch.from_numpy(features), torch.from_numpy(boxes)).numpy()
-    for cells, box in zip(found, boxes, strict=True):
-        assert (cells == by_definition(features, box)).all()
+    boxes = (boxes.round() if seed % 2 else boxes).astype(np.float32).reshape(2, 6, 4)
+    arguments = (torch.from_numpy(features), torch.from_numpy(boxes))
+    found = roi_pool(*arguments).numpy()
+    assert (found == roi_pool(*arguments, levels_of(16 * 63)).numpy()).all()
+    for i, (cells, box) in enumerate(zip(found, boxes.reshape(-1, 4), strict=True)):
+        assert (cells == by_definition(features[i // 6], box)).all()

@@ -16,7 +16,8 @@ from teran.supervisor.settings import ServeSettings
 
 def test_thread_budget_is_divided() -> None:
     shares = ServeSettings(Path(), threads=8).thread_shares()
-    assert shares == {"visual_encoder": 8, "textual_encoder": 8, "alignment": 4, "gallery": 8}
+    whole = ("visual_encoder", "textual_encoder", "gallery", "proposal_network", "region_network")
+    assert shares == {**dict.fromkeys(whole, 8), "alignment": 4}
     assert min(ServeSettings(Path(), threads=1).thread_shares().values()) == 1
     assert ServeSettings(Path()).thread_shares()["visual_encoder"] == available_cores()
 
