@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from teran_client import Entry, TeranClient, TeranInputError
-from teran_client.cli import app
 from teran_export import ExportOptions, export
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from teran.cli.background import BackgroundServer, background_server
-from teran.commandline import run
 from teran.detector import DetectorConfig, RegionDetector, Regions
 from teran.detector.decode import decode
 from teran.detector.random import random_detector
@@ -175,15 +175,14 @@ def test_photos_need_a_server_that_takes_them(
                 call(folder / "0.jpg")
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        run(app, list(arguments))
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, captured.err
+def command(*arguments: str) -> tuple[int, str, str]:
+    line = [sys.executable, "-m", "teran_client.cli", *arguments]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def test_a_directory_is_indexed_from_where_it_was_left(
-    server: BackgroundServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: BackgroundServer, folder: Path, tmp_path: Path
 ) -> None:
     here = tmp_path / "photos"
     shutil.copytree(folder, here)
@@ -193,26 +192,26 @@ def test_a_directory_is_indexed_from_where_it_was_left(
     (here / "metadata.json").write_text(json.dumps({"0.jpg": {"place": "here"}}))
     options = ("--gallery", "holidays", "--url", server.url)
     index = ("index", str(here), "--recursive", *options)
-    status, said, errors = command(capsys, *index)
+    status, said, errors = command(*index)
     assert (status, said) == (1, "5 images indexed in holidays\n")
     assert "not indexed: damaged.jpg: " in errors
     assert "the photo is damaged" in errors
     assert "not indexed: text.png: " in errors
     (here / "damaged.jpg").unlink()
     (here / "text.png").unlink()
-    assert command(capsys, *index)[:2] == (0, "0 images indexed in holidays, 5 were there\n")
+    assert command(*index)[:2] == (0, "0 images indexed in holidays, 5 were there\n")
     picture(100, 90, seed=9).save(here / "1.png")
-    assert command(capsys, *index)[:2] == (0, "1 images indexed in holidays, 4 were there\n")
-    status, said, _ = command(capsys, "search", CAPTION, *options, "--where", '{"place": "here"}')
+    assert command(*index)[:2] == (0, "1 images indexed in holidays, 4 were there\n")
+    status, said, _ = command("search", CAPTION, *options, "--where", '{"place": "here"}')
     assert [line.split("\t")[1] for line in said.splitlines()] == ["id", "0.jpg"]
     wide = ("--where", '{"width": {"gte": 300}}', "--json")
-    hits = json.loads(command(capsys, "search", CAPTION, *options, *wide)[1])["hits"]
+    hits = json.loads(command("search", CAPTION, *options, *wide)[1])["hits"]
     there = {hit["id"]: hit["metadata"] for hit in hits}
     assert sorted(there) == ["3.jpg", "below/[a] very long name, which is shown.png"]
     assert {**there["3.jpg"], "sha256": ""} == {
         "width": 500, "height": 64, "taken": "2019-07-21T10:11:12", "sha256": "",
     }  # fmt: skip
-    status, said, _ = command(capsys, "match", str(here / "2.webp"), CAPTION, "--url", server.url)
+    status, said, _ = command("match", str(here / "2.webp"), CAPTION, "--url", server.url)
     assert status == 0
     assert said.startswith("score ")
 
