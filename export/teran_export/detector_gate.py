@@ -151,7 +151,7 @@ class DetectorGate:
         regions, pooled = _run_all(run, inputs)
         cosines = np.concatenate(
             [
-                _cosine(ours["proposal_features"], one.features, axis=2).ravel()
+                _cosine(ours["proposal_features"], one.features, axis=2)
                 for ours, one in zip(regions, self.samples, strict=True)
             ]
         )
@@ -258,12 +258,9 @@ def _run_all(run: Run, inputs: Sequence[Arrays]) -> tuple[list[dict[str, npt.NDA
 
 
 def _cosine(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
-    """Along an axis; 1 where theirs is all zeros."""
+    """Along an axis, wherever theirs is not all zeros, as outside a photo."""
     first, second = ours.astype(np.float64), theirs.astype(np.float64)
     norms = np.linalg.norm(first, axis=axis) * np.linalg.norm(second, axis=axis)
     products = (first * second).sum(axis=axis)
-    nothing = ~second.any(axis=axis)
-    result: npt.NDArray[np.float64] = np.where(
-        nothing, 1.0, np.nan_to_num(products / np.maximum(norms, 1e-12))
-    )
-    return result
+    result: npt.NDArray[np.float64] = np.nan_to_num(products / np.maximum(norms, 1e-12))
+    return result[second.any(axis=axis)]
