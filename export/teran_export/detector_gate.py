@@ -262,5 +262,6 @@ def _cosine(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], axis: int) -> npt.
     first, second = ours.astype(np.float64), theirs.astype(np.float64)
     norms = np.linalg.norm(first, axis=axis) * np.linalg.norm(second, axis=axis)
     products = (first * second).sum(axis=axis)
-    result: npt.NDArray[np.float64] = np.nan_to_num(products / np.maximum(norms, 1e-12))
-    return result[second.any(axis=axis)]
+    cosines = np.nan_to_num(products / np.maximum(norms, 1e-12))
+    result: npt.NDArray[np.float64] = cosines[second.any(axis=axis)]
+    return result
