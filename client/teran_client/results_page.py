@@ -1,17 +1,21 @@
 """Search results as one HTML page with the pictures and the regions that matched."""
 
 import base64
+import io
 import mimetypes
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from string import Template
+
+from PIL import Image, ImageOps
 
 from teran.errors import TeranInputError
 from teran_client.results import Hit, SearchResult
 
 _BOXES = 3
 """Matches drawn on a picture: those of the highest cosines."""
+_SIDE = 640
+"""Pixels of a picture on the page."""
 _PAGE = Template("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>$title</title>
 <style>
@@ -58,10 +62,20 @@ def _figure(rank: int, hit: Hit) -> str:
 def _picture(hit: Hit) -> str:
     if hit.uri is None:
         return "<p>no picture</p>"
-    source, path = hit.uri, Path(hit.uri)
-    kind = mimetypes.guess_type(path.name)[0] or ""
-    if "://" not in hit.uri and kind.startswith("image/"):
-        with suppress(OSError):  # not ours to read, or no name that a file can have
-            if path.is_file():
-                source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return f'<img src="{escape(source)}" alt="{escape(hit.id)}">'
+    kind = mimetypes.guess_type(Path(hit.uri).name)[0] or ""
+    small = _thumbnail(hit.uri) if "://" not in hit.uri and kind.startswith("image/") else None
+    return f'<img src="{escape(small or hit.uri)}" alt="{escape(hit.id)}">'
+
+
+def _thumbnail(path: str) -> str | None:
+    """A picture on this machine, small and upright, as an address that holds it."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a large JPEG is decoded coarsely
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:  # not ours to read, no name that a file can have, or no picture
+        return None
+    upright.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    upright.save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -12,6 +12,7 @@ from teran_export.detector_graphs import PORTABLE_REGION_NETWORK, PROPOSAL_NETWO
 from teran_export.engines import Engine
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Graph
+from teran_export.manifest import DETECTOR_ANSWERS
 from teran_export.options import ExportOptions
 from teran_export.repository import RepositoryBuilder
 
@@ -107,6 +108,8 @@ def add_detector(
             (directory(chosen, graph) / file).rename(folder / file)
         builder.add_engine(source, engine, chosen)
     builder.add_photo_models(detector, options.limits.max_photos if engine.on_gpu else 1)
+    if not engine.runs_here:
+        gate.save(builder.directory / DETECTOR_ANSWERS)
     return DetectorRecord(
         detector.config.to_dict(),
         chosen,

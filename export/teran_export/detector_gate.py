@@ -4,6 +4,8 @@ Without photos there are blurred noise and random boxes, which tell how exact an
 what it finds.
 """
 
+import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from teran.detector.decode import decode
 from teran.detector.photo import padded, prepared, scale_of
 from teran.detector.proposals import propose
 from teran.detector.regions import choose
-from teran.errors import ExportError, TeranInputError
+from teran.errors import CheckpointError, ExportError, TeranInputError
 from teran_export.detector_graphs import (
     PORTABLE_REGION_NETWORK,
     PROPOSAL_NETWORK,
@@ -83,6 +85,25 @@ class Sample:
     """(1, P, F)"""
     classes: Floats
 
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """What `to_arrays` gives."""
+        parts = ("size", "res4", "proposals", "features", "classes")
+        return (*PROPOSAL_NETWORK.inputs, *parts)
+
+    def to_arrays(self) -> Arrays:
+        """Everything, by name."""
+        values = (np.array(self.size), self.res4, self.proposals, self.features, self.classes)
+        return dict(zip(self.names(), (*self.photo.values(), *values), strict=True))
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Any]) -> "Sample":
+        """The sample that `to_arrays` gave."""
+        photo = {name: arrays[name] for name in PROPOSAL_NETWORK.inputs}
+        height, width = arrays["size"].tolist()
+        rest = (arrays[name] for name in ("res4", "proposals", "features", "classes"))
+        return cls(photo, (height, width), *rest)
+
     def inputs(self, graph: Graph) -> Arrays:
         """Of one network."""
         if graph == PROPOSAL_NETWORK:
@@ -138,6 +159,44 @@ class DetectorGate:
             has_photos=photos is not None,
             timed=timed,
         )
+
+    def save(self, path: Path) -> None:
+        """Write what PyTorch has answered into a file, for a host without the detector."""
+        arrays = {
+            f"{i}.{name}": value
+            for i, one in enumerate(self.samples)
+            for name, value in one.to_arrays().items()
+        }
+        config = json.dumps(self._config.to_dict())
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                config=config,
+                anchors=self._anchors,
+                samples=len(self.samples),
+                has_photos=self._has_photos,
+                **arrays,
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "DetectorGate":
+        """Read what `save` wrote.
+
+        Raises:
+            ExportError: the file is missing or damaged.
+        """
+        try:
+            with np.load(path) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            config = DetectorConfig.from_dict(json.loads(str(arrays["config"])))
+            samples = [
+                Sample.of_arrays({name: arrays[f"{i}.{name}"] for name in Sample.names()})
+                for i in range(int(arrays["samples"]))
+            ]
+            has_photos = bool(arrays["has_photos"])
+            return cls(config, arrays["anchors"], samples, has_photos=has_photos)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, CheckpointError) as error:
+            raise ExportError(f"{path} can't be read: {error}; export again") from error
 
     def check(self, load: Callable[[Graph], Run]) -> DetectorCheck:
         """Run both networks of one precision; one is held at a time."""

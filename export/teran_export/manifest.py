@@ -12,6 +12,8 @@ from teran.resources import REPOSITORY_FORMAT
 NAME = "manifest.json"
 ANSWERS = "answers.npz"
 """What the model answers, for engines that are checked where they are served."""
+DETECTOR_ANSWERS = "detector_answers.npz"
+"""What the detector answers, likewise."""
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,14 @@ class RepositoryBuilder:
     def __init__(
         self, directory: Path, config: TeranConfig, limits: Limits, feature_precision: str = "fp32"
     ) -> None:
-        self._directory, self._config, self._limits = directory, config, limits
+        self.directory, self._config, self._limits = directory, config, limits
         self._photos = 0
         self._feature_type = pb.DataType.Value(f"TYPE_{feature_precision.upper()}")
         self._max_words = min(MAX_WORD_PIECES, config.text.max_position_embeddings)
 
     def version_directory(self, model: str) -> Path:
         """The directory of a model's files, made if need be."""
-        path = self._directory / model / VERSION
+        path = self.directory / model / VERSION
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -258,7 +258,7 @@ class RepositoryBuilder:
         batched = config.max_batch_size > 0
         sample = config.model_warmup.add(name=name)
         sample.batch_size = len(next(iter(arrays.values()))) if batched else 0
-        folder = self._directory / config.name / "warmup"
+        folder = self.directory / config.name / "warmup"
         folder.mkdir(parents=True, exist_ok=True)
         types = {tensor.name: tensor.data_type for tensor in config.input}
         for key, value in arrays.items():
@@ -273,7 +273,7 @@ class RepositoryBuilder:
             entry.input_data_file = file
 
     def _write(self, config: pb.ModelConfig) -> None:
-        folder = self._directory / config.name
+        folder = self.directory / config.name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from teran.errors import ExportError
 from teran_export import manifest
+from teran_export.detector_gate import DetectorGate
 from teran_export.engines import ENGINES
 from teran_export.engines.base import Run
 from teran_export.gate import Answers, Gate, PrecisionCheck
 from teran_export.graphs import Graph
-from teran_export.manifest import ANSWERS, Manifest
+from teran_export.manifest import ANSWERS, DETECTOR_ANSWERS, Manifest
 from teran_export.repository import VERSION
 
 NAME = "verified.json"
@@ -55,18 +56,26 @@ def verify(repository: Path, report: Callable[[str], None] = lambda _: None) -> 
 
 
 def _check(repository: Path, published: Manifest) -> dict[str, Any]:
-    engine, precision = ENGINES[published.request["engine"]], published.precision
+    engine = ENGINES[published.request["engine"]]
 
-    def load(graph: Graph) -> Run:
-        return engine.load(graph, repository / graph.name / VERSION, precision)
+    def loader(precision: str) -> Callable[[Graph], Run]:
+        return lambda graph: engine.load(graph, repository / graph.name / VERSION, precision)
 
-    check: PrecisionCheck = Gate(Answers.load(repository / ANSWERS)).check(load)
-    return {
+    check: PrecisionCheck = Gate(Answers.load(repository / ANSWERS)).check(
+        loader(published.precision)
+    )
+    found = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "precision": precision,
+        "precision": published.precision,
         **asdict(check),
         "refused": check.failure(),
     }
+    if published.detector:
+        gate = DetectorGate.load(repository / DETECTOR_ANSWERS)
+        of_detector = gate.check(loader(published.detector["precision"]))
+        found["detector"] = asdict(of_detector)
+        found["refused"] = found["refused"] or of_detector.failure()
+    return found
 
 
 def _known(repository: Path, published: Manifest, host: Mapping[str, str]) -> dict[str, Any] | None:

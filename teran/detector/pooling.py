@@ -31,11 +31,12 @@ def roi_pool(features: Tensor, boxes: Tensor, levels: int | None = None) -> Tens
     maps = [_pooled(features, 1 << i, 1 << j) for i in range(levels) for j in range(levels)]
     table = torch.stack(maps, dim=1).permute(0, 1, 3, 4, 2).reshape(-1, channels)
     photo = torch.arange(batch, device=boxes.device)[:, None, None]
-    row_level, column_level = _level(rows, levels), _level(columns, levels)
+    row_power, row_level = _largest_power(rows, levels)
+    column_power, column_level = _largest_power(columns, levels)
     level = (photo * levels + row_level)[..., :, None] * levels + column_level[..., None, :]
     best: Tensor | None = None
-    for first_row in (top, top + rows - (1 << row_level)):
-        for first_column in (left, left + columns - (1 << column_level)):
+    for first_row in (top, top + rows - row_power):
+        for first_column in (left, left + columns - column_power):
             where = (level * height + first_row[..., :, None]) * width + first_column[..., None, :]
             found = table[where.clamp(0, table.shape[0] - 1).flatten()]
             best = found if best is None else torch.maximum(best, found)
@@ -63,12 +64,16 @@ def _windows(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return start, end - start
 
 
-def _level(lengths: Tensor, levels: int) -> Tensor:
-    """The largest power of two in a length, as an exponent. Compared: a logarithm is rounded."""
-    level = torch.zeros_like(lengths)
+def _largest_power(lengths: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """The largest power of two in a length, and its exponent.
+
+    By comparing: a logarithm is rounded, and TensorRT shifts no bits.
+    """
+    power, level = torch.ones_like(lengths), torch.zeros_like(lengths)
     for exponent in range(1, levels):
-        level = level + (lengths >= 1 << exponent).long()
-    return level
+        reaches = (lengths >= 1 << exponent).long()
+        power, level = power + reaches * (1 << exponent >> 1), level + reaches
+    return power, level
 
 
 def _pooled(features: Tensor, rows: int, columns: int) -> Tensor:

@@ -167,7 +167,7 @@ def typed_graph(source: Source, precision: str, samples: Iterable[Arrays]) -> Pa
     path = folder / f"{graph.name}.{precision}.onnx"
     if precision in _QUANTIZED:
         half = typed_graph(source, HALF, samples)
-        quantize(half, path, precision, samples, source.kept_in_float)
+        quantize(half, path, precision, samples, (*graph.kept_in_float, *source.kept_in_float))
     elif not path.is_file():
         write_graph(
             graph, source.model, folder, precision, tolerance=_TOLERANCE[precision], opset=_OPSET

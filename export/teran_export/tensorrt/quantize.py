@@ -1,4 +1,4 @@
-"""Puts int8 or fp8 into a graph as Q/DQ pairs around linear layers.
+"""Puts int8 or fp8 into a graph as Q/DQ pairs around linear layers, int8 around convolutions too.
 
 What TensorRT wants of them: symmetric scales, for int8 weights one of each output channel, biases
 and the results of matmuls left as they are. Scales bring the largest absolute value to the end of
@@ -31,11 +31,13 @@ class _Format:
     """Value it can hold."""
     per_channel: bool
     """Whether each output channel of a layer has a scale of its own."""
+    layers: tuple[str, ...]
+    """Operators that are quantised."""
 
 
 _FORMATS = {
-    "int8": _Format(TensorProto.INT8, 127.0, per_channel=True),
-    "fp8": _Format(TensorProto.FLOAT8E4M3FN, 448.0, per_channel=False),
+    "int8": _Format(TensorProto.INT8, 127.0, per_channel=True, layers=("MatMul", "Conv")),
+    "fp8": _Format(TensorProto.FLOAT8E4M3FN, 448.0, per_channel=False, layers=("MatMul",)),
 }
 
 
@@ -76,7 +78,7 @@ class _Writer:
         self._linear = {
             node.name
             for node in model.graph.node
-            if node.op_type == "MatMul"
+            if node.op_type in form.layers
             and node.input[1] in self._weights
             and not any(part in node.name for part in kept_in_float)
         }
@@ -98,23 +100,29 @@ class _Writer:
         nodes: list[NodeProto] = []
         for node in self._graph.node:
             if node.name in self._linear:
-                activation, weight = node.input
+                activation, weight, *bias = node.input
                 values = numpy_helper.to_array(self._weights[weight])
                 nodes += self._pair(
                     activation, np.array(largest[activation], np.float32), values.dtype
                 )
-                across = 0 if self._form.per_channel else None
+                channels = 1 if node.op_type == "MatMul" else 0
+                others = tuple(axis for axis in range(values.ndim) if axis != channels)
+                across = others if self._form.per_channel else None
                 peaks = np.abs(values.astype(np.float32)).max(axis=across)
-                nodes += self._pair(weight, peaks, values.dtype)
-                node.input[:] = [self._done[activation], self._done[weight]]
+                nodes += self._pair(weight, peaks, values.dtype, channels)
+                node.input[:] = [self._done[activation], self._done[weight], *bias]
             nodes.append(node)
         del self._graph.node[:]
         self._graph.node.extend(nodes)
 
     def _pair(
-        self, name: str, largest: npt.NDArray[np.float32], dtype: np.dtype[np.generic]
+        self,
+        name: str,
+        largest: npt.NDArray[np.float32],
+        dtype: np.dtype[np.generic],
+        channels: int = 0,
     ) -> Iterator[NodeProto]:
-        """The two nodes for a value, unless it has them."""
+        """The two nodes for a value, unless it has them; on the axis of what has its own scale."""
         if name in self._done:
             return
         scale = np.maximum(largest / self._form.largest, _LEAST).astype(dtype)
@@ -124,7 +132,7 @@ class _Writer:
         self._graph.initializer.extend([numpy_helper.from_array(scale, f"{name}.scale"), zero])
         inner, self._done[name] = f"{name}.quantized", f"{name}.dequantized"
         parameters = [f"{name}.scale", zero.name]
-        axis = {"axis": 1} if scale.ndim else {}
+        axis = {"axis": channels} if scale.ndim else {}
         for kind, given, made in (
             ("QuantizeLinear", name, inner),
             ("DequantizeLinear", inner, self._done[name]),

@@ -1,9 +1,12 @@
 """A page of results shows what others have stored as text."""
 
+import base64
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from teran_client import Hit, SearchResult
 from teran_client.results_page import write_page
 
@@ -37,3 +40,19 @@ def test_nothing_stored_becomes_markup(tmp_path: Path, uri: str | None) -> None:
     sources = [found["src"] for tag, found in parser.tags if tag == "img"]
     assert sources == ([uri] if uri else [])  # a file that is no picture is not read
     assert "root:" not in text
+
+
+def test_pictures_are_small_and_upright(tmp_path: Path) -> None:
+    photo, exif = Image.new("RGB", (3000, 1000), "red"), Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "large.jpg", exif=exif)
+    hit = Hit("a", 1.0, 0.5, str(tmp_path / "large.jpg"), None, {}, [])
+    write_page(tmp_path / "page.html", "red", SearchResult([hit], 1, 0.0, True, False))
+    parser = Tags()
+    parser.feed((tmp_path / "page.html").read_text())
+    (source,) = [found["src"] or "" for tag, found in parser.tags if tag == "img"]
+    kind, _, data = source.partition(";base64,")
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert (kind, image.size) == ("data:image/jpeg", (213, 640))
+        red, green, blue = image.convert("RGB").getpixel((100, 300))
+        assert red > 200 > 50 > max(green, blue)

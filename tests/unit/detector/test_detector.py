@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import save_file
 
 from teran.detector import DetectorConfig, RegionDetector
+from teran.detector.decode import decode
 from teran.detector.photo import prepared, scale_of
 from teran.detector.pooling import roi_pool
 from teran.detector.proposals import anchors, propose
+from teran.detector.random import random_detector
 from teran.detector.regions import choose
 from teran.errors import CheckpointError
 from tests.conftest import REFERENCE
 
 FOLDER = REFERENCE / "detector"
+PHOTOS = REFERENCE.parent / "data" / "caffe10" / "images"
 CONFIG = DetectorConfig(50, 16, 64, 16, 64, 60, 20, 300, 500, 2000, 80)
 needs_reference = pytest.mark.skipif(not FOLDER.is_dir(), reason="no outputs of the original here")
 Weights = dict[str, torch.Tensor]
@@ -57,12 +60,16 @@ def hf_names(config: DetectorConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def by_formula(formula: ModuleType, reference: Any, config: DetectorConfig, size: str) -> Weights:
+    weights = {name: formula.weight(name, shape) for name, shape in hf_names(config).items()}
+    bias = "roi_heads.box_predictor.cls_score.bias"
+    weights[bias] = reference[f"cls_score_bias_{size}"].astype(np.float32)
+    return {name: torch.from_numpy(np.ascontiguousarray(w)) for name, w in weights.items()}
+
+
 @pytest.fixture(scope="module")
 def hf_weights(formula: ModuleType, reference: Any) -> Weights:
-    weights = {name: formula.weight(name, shape) for name, shape in hf_names(CONFIG).items()}
-    bias = "roi_heads.box_predictor.cls_score.bias"
-    weights[bias] = reference["cls_score_bias_small"].astype(np.float32)
-    return {name: torch.from_numpy(np.ascontiguousarray(w)) for name, w in weights.items()}
+    return by_formula(formula, reference, CONFIG, "small")
 
 
 def milvlg(weights: Weights) -> Weights:
@@ -136,6 +143,42 @@ def test_regions_are_the_originals(
     same(found.features, features[partner], 1e-4)
     assert (found.labels == reference["small_syn/bua/objects_id"][partner]).all()
     assert (found.confidence >= 0).all()
+
+
+@needs_reference
+def test_regions_of_the_full_size_are_the_originals(
+    formula: ModuleType, reference: Any, tmp_path: Path
+) -> None:
+    weights = by_formula(formula, reference, DetectorConfig(), "full")
+    save_file(weights, tmp_path / "full.safetensors")
+    detector = RegionDetector.from_checkpoint(tmp_path / "full.safetensors")
+    assert detector.config == DetectorConfig()
+    photo = REFERENCE.parent / "data/region_features/COCO_test2015_000000000001.jpg"
+    (found,) = detector.detect([decode(photo.read_bytes())])
+    theirs = {name: reference[f"full_jpg/bua/{name}"] for name in ("boxes", "keep", "max_conf")}
+    distance = np.abs(found.boxes[:, None] - theirs["boxes"][None]).max(axis=2)
+    partner = distance.argmin(axis=1)
+    assert sorted(partner) == list(range(36))
+    assert distance.min(axis=1).max() < 1e-2
+    same(found.confidence, theirs["max_conf"][theirs["keep"][partner]], 1e-4)
+    assert (found.labels == reference["full_jpg/bua/objects_id"][partner]).all()
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos here")
+def test_photos_go_through_the_full_size() -> None:
+    """Real ones, upright and lying, of all shapes; with random weights and few proposals."""
+    detector = random_detector(DetectorConfig(proposals=12, min_regions=12, max_regions=12))
+    files = sorted(PHOTOS.glob("*.jpg"))
+    assert len(files) == 10
+    for file in files:
+        pixels = decode(file.read_bytes())
+        (found,) = detector.detect([pixels])
+        assert found.features.shape == (12, 2048)
+        assert np.isfinite(found.features).all()
+        assert found.features.min() >= 0
+        size = np.array([pixels.shape[1], pixels.shape[0]] * 2)
+        assert ((found.boxes >= 0) & (found.boxes <= size)).all()
+        assert (found.boxes[:, 2:] - found.boxes[:, :2]).min() > 10
 
 
 @needs_reference

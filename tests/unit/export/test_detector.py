@@ -16,6 +16,7 @@ from teran_export.engines import ENGINES
 from teran_export.engines.base import Source
 from teran_export.graphs import Arrays, Graph
 from teran_export.onnx_graphs import write_graph
+from teran_export.options import BuildOptions
 
 from teran.detector import DetectorConfig, RegionDetector
 from teran.detector.random import random_detector
@@ -59,7 +60,6 @@ def graphs(detector: RegionDetector, tmp_path_factory: pytest.TempPathFactory) -
         ("openvino", "bf16", 0.0),
         ("openvino", "int8", 0.0),
         ("onnxruntime", "fp32", 1.0),
-        ("aoti", "fp32", 1.0),
     ],
 )
 def test_engines_find_what_pytorch_finds(
@@ -88,6 +88,42 @@ def test_engines_find_what_pytorch_finds(
     assert check.box_recall is not None
     assert check.box_recall >= recall
     assert check.milliseconds
+
+
+def test_a_network_compiled_by_pytorch(
+    detector: RegionDetector, gate: DetectorGate, tmp_path: Path
+) -> None:
+    """The second one, as compiling the first takes a minute."""
+    engine, graph = ENGINES["aoti"], PORTABLE_REGION_NETWORK
+    engine.build(Source(graph, graph.path(tmp_path), detector), tmp_path, "fp32", [])
+    run = engine.load(graph, tmp_path, "fp32")
+    for sample in gate.samples:
+        found = run(sample.inputs(graph))
+        assert found["proposal_features"] == pytest.approx(sample.features, rel=1e-4, abs=1e-4)
+        assert found["class_scores"] == pytest.approx(sample.classes, abs=1e-5)
+
+
+def test_plans_for_rtx_are_built_and_judged_by_their_graphs(
+    detector: RegionDetector, gate: DetectorGate, tmp_path: Path
+) -> None:
+    """By the real builder, in int8; what PyTorch answered goes along to where they are served."""
+    engine, options = ENGINES["tensorrt-rtx"], BuildOptions(compute_capabilities="8.9")
+    if not engine.precisions(options):
+        pytest.skip("no TensorRT-RTX here")
+    for graph in (PROPOSAL_NETWORK, PORTABLE_REGION_NETWORK):
+        (tmp_path / graph.name).mkdir()
+        samples = [sample.inputs(graph) for sample in gate.samples]
+        source = Source(graph, graph.path(tmp_path), detector, options=options)
+        engine.build(source, tmp_path / graph.name, "int8", samples)
+        assert (tmp_path / graph.name / "model.plan").stat().st_size > 100_000
+    gate.save(tmp_path / "answers.npz")
+    check = DetectorGate.load(tmp_path / "answers.npz").check(
+        lambda graph: engine.load(graph, tmp_path / graph.name, "int8")
+    )
+    assert replace(check, box_recall=None).failure() is None
+    (tmp_path / "answers.npz").write_bytes(b"damaged")
+    with pytest.raises(ExportError, match="can't be read"):
+        DetectorGate.load(tmp_path / "answers.npz")
 
 
 def test_an_engine_that_errs_is_refused(gate: DetectorGate) -> None:
