@@ -45,6 +45,8 @@ class Reason(StrEnum):
 
     BUSY = "busy"
     """It does not do that just now."""
+    PHOTO = "photo"
+    """The photo can't be used; whatever else there is may be."""
     FAILED = "failed"
     """Through no fault of the request, and it may fail again."""
     OVERLOADED = "overloaded"

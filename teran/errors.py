@@ -13,6 +13,10 @@ class TeranInputError(TeranError, ValueError):
     """The caller passed something that can't be used; nothing was sent or changed."""
 
 
+class TeranPhotoError(TeranInputError):
+    """A photo can't be used."""
+
+
 class TeranServerError(TeranError):
     """The server answered with an error, or not at all."""
 

@@ -36,8 +36,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _FEW = 8
 """Items of a list that somebody waits for; longer lists, and streams, give way to others."""
-Encodable = ImageRegions | PhotoLike
-"""An image: its regions, or a photo whose regions the server finds."""
+Encodable = ImageRegions | PhotoLike | str
+"""An image: its regions, or a photo whose regions the server finds; a string is its path."""
 ImageLike = Encodable | Floats
 """An image, or its region embeddings (R, E) if it was encoded before."""
 CaptionLike = str | EncodedCaption
@@ -241,7 +241,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         def check(image: object, name: str) -> ImageRegions | Photo:
             return protocol.check_image(image, name, info)
 
-        if isinstance(images, ImageRegions) or is_photo(images):
+        if isinstance(images, ImageRegions | str) or is_photo(images):
             return (await send([check(images, "image")]))[0]
         many = cast("Items[Encodable]", images)
         return await self._map("image", many, check, send, info.max_images, info.bulk, len)
@@ -302,7 +302,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             timeout: seconds for each request.
         """
         for i, image in enumerate(images):
-            if not (isinstance(image, ImageRegions | np.ndarray) or is_photo(image)):
+            if not (isinstance(image, ImageRegions | np.ndarray | str) or is_photo(image)):
                 raise TeranInputError(
                     f"image {i} is {type(image).__name__}, expected ImageRegions, a photo or "
                     "embeddings"
@@ -311,9 +311,7 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         regions = await self._encoded_images(images, timeout)
         return await self._align(regions, [word.word_embeddings for word in words], timeout)
 
-    async def match(
-        self, image: Encodable | str, caption: str, *, timeout: Timeout = None
-    ) -> Match:
+    async def match(self, image: Encodable, caption: str, *, timeout: Timeout = None) -> Match:
         """Score one image against one caption, and tell which region each word matches.
 
         Args:
@@ -322,7 +320,6 @@ class AsyncTeranClient(AsyncGalleryVerbs):
             timeout: seconds for the request.
         """
         info = await self.info()
-        image = Photo.of(image) if isinstance(image, str) else image
         image = protocol.check_image(image, "image", info)
         caption = protocol.check_caption(caption, "caption")
         if isinstance(image, Photo):
@@ -472,6 +469,6 @@ class AsyncTeranClient(AsyncGalleryVerbs):
 
 
 def _name(image: ImageLike, index: int) -> str:
-    if isinstance(image, Path):
-        return image.name
+    if isinstance(image, str | Path):
+        return Path(image).name
     return image.name if isinstance(image, ImageRegions | Photo) else str(index)

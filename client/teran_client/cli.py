@@ -18,7 +18,7 @@ from teran.errors import TeranInputError
 from teran_client import gallery_cli
 from teran_client.images import Floats, ImageRegions, read_directory
 from teran_client.options import Connection, Size, parse_size
-from teran_client.photos import Photo, photos_in
+from teran_client.photos import Photo, find_photos
 from teran_client.results import Match
 from teran_client.table import show_table
 
@@ -114,7 +114,7 @@ def match(
         caption: The sentence.
     """
     content = (
-        ImageRegions.from_files(image, size=parse_size(size))
+        ImageRegions.from_files(image, fallback=parse_size(size))
         if image.suffix == _FEATURES
         else Photo.of(image)
     )
@@ -180,7 +180,10 @@ def _images(directory: Path, size: str | None) -> list[ImageRegions | Photo]:
     """The images of a directory: by their features, where there are any, else its photos."""
     if any(directory.glob(f"*{_FEATURES}")):
         return list(read_directory(directory, parse_size(size)))
-    return list(photos_in(directory))
+    return [
+        Photo(path, path.name)
+        for path in find_photos(directory, wanted="features (.npz) and no photos")
+    ]
 
 
 @app.command

@@ -11,7 +11,7 @@ from PIL import Image
 from teran.contract import MAX_RECORD_BYTES, check_id
 from teran.errors import TeranInputError
 from teran_client.images import ImageRegions
-from teran_client.photos import Photo, PhotoLike, is_photo
+from teran_client.photos import Photo, PhotoLike, describe, is_photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,16 @@ class Entry:
             "Entry"
         )
 
+    @classmethod
+    def of_file(cls, photo: Photo, metadata: Mapping[str, Any] | None = None) -> "Entry":
+        """A photo's file with what it says of itself, and what else is known.
+
+        Raises:
+            TeranPhotoError: it can't be read.
+        """
+        uri = str(photo.source.absolute()) if isinstance(photo.source, Path) else None
+        return cls(photo, photo.name, uri, describe(photo.read()) | dict(metadata or {}))
+
     def record(self, name: str) -> bytes:
         """The record as the server takes it.
 
@@ -79,4 +89,6 @@ class Entry:
         return record
 
 
-Indexable = ImageRegions | PhotoLike | str | Entry
+IndexableOne = ImageRegions | Photo | bytes | Image.Image | Entry
+"""What can be indexed, but for strings and paths, which may be directories."""
+Indexable = IndexableOne | Path | str

@@ -15,6 +15,7 @@ from teran.contract import Reason, read_mark
 from teran.errors import (
     TeranInputError,
     TeranOverloadedError,
+    TeranPhotoError,
     TeranServerError,
     TeranTimeoutError,
     TeranUnavailableError,
@@ -76,6 +77,8 @@ def read_failure(error: grpc.aio.AioRpcError, call: Call, limit: float) -> Failu
     if code is grpc.StatusCode.CANCELLED:  # not by us: a server that stops lets go of its requests
         called_off = TeranUnavailableError(f"{url} called off the request: {text}{named}")
         return Failure(called_off, Outcome.LOST)
+    if code is grpc.StatusCode.INVALID_ARGUMENT and reason == Reason.PHOTO:
+        return Failure(TeranPhotoError(f"the server refuses the photo: {text}"))
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return Failure(TeranInputError(f"the server refuses the request: {text}"))
     full = reason is None and _FULL.match(text)

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
 
-from teran.contract import DEFAULT_GALLERY, DIGEST, MAX_RESULTS, PHOTO_SUFFIXES, pack_texts
-from teran.errors import TeranInputError
+from teran.contract import DEFAULT_GALLERY, DIGEST, MAX_RESULTS, pack_texts
+from teran.errors import TeranInputError, TeranPhotoError
 from teran_client import protocol
 from teran_client.call import Timeout
-from teran_client.entry import Entry, Indexable
+from teran_client.entry import Entry, Indexable, IndexableOne
 from teran_client.images import ImageRegions
 from teran_client.items import apart
 from teran_client.photos import Photo, PhotoLike, is_photo, photos_in
@@ -27,7 +29,7 @@ _READING = {"known", "info", "job"}
 what another client has done in between."""
 QueryLike = str | ImageRegions | PhotoLike
 Query = str | ImageRegions | Photo
-Refused = Callable[[str, TeranInputError], None]
+Refused = Callable[[str, TeranPhotoError], None]
 """Told of what the server can't use, by its id."""
 Where = Mapping[str, Any]
 Report = dict[str, Any]
@@ -45,7 +47,16 @@ class AsyncGalleryVerbs:
     @overload
     async def index(
         self,
-        items: Indexable,
+        items: str | Path,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
+    ) -> str | list[str]: ...
+    @overload
+    async def index(
+        self,
+        items: IndexableOne,
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
@@ -80,23 +91,24 @@ class AsyncGalleryVerbs:
         """Encode and store images (or sentences), and return their ids.
 
         An id is returned when the item is stored for good and can be found. Indexing the same
-        again changes nothing. One item gives an id, a list a list, anything else an
+        again changes nothing. One item gives an id, a list or a directory a list, anything else an
         asynchronous iterator; all items must be of one kind.
 
         Args:
             items: regions, photos (paths, bytes, pictures of Pillow's) or sentences, or entries
-                with one of them; or the path of a directory, whose photos are called by their
-                names.
+                with one of them; or a directory, whose photos are called by their names. A string
+                is a sentence, unless it is a directory's path that ends in a slash.
             gallery: where to.
             refused: told of photos that can't be used, by id and error, which are left out then;
                 without it the first such ends the call.
             timeout: seconds for each request.
         """
         info: ModelInfo = await self.info()
-        if isinstance(items, str | Path) and Path(items).is_dir():
-            items = list(photos_in(Path(items)))
-        elif isinstance(items, str) and Path(items).suffix.lower() in PHOTO_SUFFIXES:
-            items = Photo.of(items)
+        folder = _directory(items)
+        if folder:
+            items = (Entry.of_file(photo) for photo in photos_in(folder))
+        elif isinstance(items, Sequence) and not isinstance(items, str | bytes):
+            _check_names(items)
 
         def check(item: object, name: str) -> tuple[Entry, bytes]:
             entry = Entry.of(item, name)
@@ -125,9 +137,9 @@ class AsyncGalleryVerbs:
             try:
                 inputs = await protocol.photo_inputs(photo)
                 await store("index_photos", inputs, [record], bulk=bulk)
-            except TeranInputError as error:
+            except TeranPhotoError as error:
                 if refused is None or is_one:
-                    raise TeranInputError(f"{photo.name}: {error}") from error
+                    raise TeranPhotoError(f"{photo.name}: {error}") from error
                 refused(entry.id, error)
                 return None
             return entry.id
@@ -166,7 +178,8 @@ class AsyncGalleryVerbs:
         )
         if isinstance(found, list):
             return [one for one in found if one is not None]
-        return (one async for one in found if one is not None)
+        stored = (one async for one in found if one is not None)
+        return [one async for one in stored] if folder else stored
 
     @overload
     async def search(
@@ -393,6 +406,29 @@ def _inputs(
     if captions:
         return for_captions, protocol.caption_inputs(captions)
     return for_images, protocol.image_inputs(images, info)
+
+
+def _directory(items: object) -> Path | None:
+    """The directory whose photos are meant, if one is."""
+    if not (isinstance(items, Path) or (isinstance(items, str) and items.endswith("/"))):
+        return None
+    with suppress(OSError):  # no name that a directory can have
+        return Path(items) if Path(items).is_dir() else None
+    return None
+
+
+def _check_names(items: Sequence[object]) -> None:
+    """Refuse files of one name, of which only the last would stay.
+
+    Raises:
+        TeranInputError: there are such.
+    """
+    names = Counter(one.name for one in items if isinstance(one, Path))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise TeranInputError(
+            f"{names[twice[0]]} photos are called {twice[0]!r}, and only the last would stay; pass "
+            "Entry(path, id=...) for each, or their directory"
+        )
 
 
 def _entry_length(checked: tuple[Entry, bytes]) -> int:

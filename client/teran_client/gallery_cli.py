@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from teran.errors import TeranInputError
 from teran_client.entry import Entry
 from teran_client.images import ImageRegions, picture_beside, read_sizes
 from teran_client.options import Connection, PatientConnection, Size, parse_size
-from teran_client.photos import Photo, describe, find_photos
+from teran_client.photos import Photo, find_photos
 from teran_client.results import SearchResult
 from teran_client.results_page import write_page
 from teran_client.sync import TeranClient
@@ -83,17 +83,20 @@ def index(
             todo = features if again else _missing(client, features, gallery)
             entries = _entries(todo, parse_size(size), read_sizes(directory), metadata, bad)
         else:
-            photos = find_photos(directory, recursive=recursive)
+            photos = find_photos(
+                directory, recursive=recursive, wanted="features (.npz) and no photos"
+            )
             found = len(photos)
             digests = {} if again else _digests(client, directory, photos, gallery)
             todo = photos
             entries = _photo_entries(directory, photos, digests, metadata, bad)
         done = 0
         with _progress() as progress:
-            task = progress.add_task("indexing", total=len(todo))
+            task = progress.add_task("indexing", total=len(todo), done=0)
+            bad.on_change = lambda: progress.update(task, completed=done + bad.count, done=done)
             for _ in client.index(entries, gallery=gallery, refused=bad.add):
                 done += 1
-                progress.update(task, completed=done + bad.skipped + len(bad.lines))
+                bad.on_change()
     skipped = found - done - len(bad.lines)
     print(f"{done} images indexed in {gallery}" + (f", {skipped} were there" if skipped else ""))
     for line in bad.lines[:_LISTED]:
@@ -292,21 +295,33 @@ def unalias(alias: str, /, *, connection: Connection = Connection()) -> None:
 
 @dataclass
 class Refusals:
-    """Files that can't be used, and why; and how many need not be looked at."""
+    """Files that can't be used, and why; and how many need not be sent."""
 
     lines: list[str] = field(default_factory=list)
     skipped: int = 0
+    on_change: Callable[[], None] = lambda: None
+
+    @property
+    def count(self) -> int:
+        """Of all of them."""
+        return self.skipped + len(self.lines)
 
     def add(self, identifier: str, error: TeranInputError) -> None:
-        """Take note of one."""
+        """Take note of one that can't be used."""
         self.lines.append(f"{identifier}: {error}")
+        self.on_change()
+
+    def skip(self) -> None:
+        """Take note of one that need not be sent."""
+        self.skipped += 1
+        self.on_change()
 
 
 class _Rate(ProgressColumn):
-    """Images a second, since the beginning."""
+    """Images a second, since the beginning; what was there already does not count."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.completed / task.elapsed:.1f}/s" if task.elapsed else "")
+        return Text(f"{task.fields['done'] / task.elapsed:.1f}/s" if task.elapsed else "")
 
 
 def _progress() -> Progress:
@@ -373,14 +388,14 @@ def _photo_entries(
         name = path.relative_to(directory).as_posix()
         try:
             check_id(name)
-            known = describe(Photo(path, name).read())
+            entry = Entry.of_file(Photo(path, name), metadata.get(name))
         except TeranInputError as error:
             bad.add(printable(name), error)
             continue
-        if digests.get(name) == known[DIGEST]:
-            bad.skipped += 1
-            continue
-        yield Entry(Photo(path, name), name, str(path.absolute()), known | metadata.get(name, {}))
+        if digests.get(name) == entry.metadata[DIGEST]:
+            bad.skip()
+        else:
+            yield entry
 
 
 def _entries(
@@ -394,9 +409,10 @@ def _entries(
     for path in paths:
         try:
             check_id(path.stem)
-            image = ImageRegions.from_files(path, size=sizes.get(path.stem, size))
+            image = ImageRegions.from_files(path, size=sizes.get(path.stem), fallback=size)
         except TeranInputError as error:
             bad.lines.append(str(error))
+            bad.on_change()
             continue
         picture = picture_beside(path)
         uri = str(picture.absolute()) if picture else None

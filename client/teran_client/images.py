@@ -15,6 +15,8 @@ from teran.errors import TeranInputError
 
 Floats = npt.NDArray[np.float32]
 
+PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""Formats that are looked into; others of Pillow's may start other programs."""
 _FIRST_ON_ITS_SIDE = 5
 """Of EXIF's orientations."""
 _SLACK = 1e-3
@@ -82,6 +84,8 @@ class ImageRegions:
         features: str | Path,
         boxes: str | Path | None = None,
         size: tuple[float, float] | None = None,
+        *,
+        fallback: tuple[float, float] | None = None,
     ) -> "ImageRegions":
         """Read the authors' files.
 
@@ -91,6 +95,7 @@ class ImageRegions:
             size: the image's (width, height); by default the key `size` of the `.npz`, what
                 `sizes.json` beside it says, or that of the picture `<id>.jpg`, `.png` or `.webp`
                 beside it.
+            fallback: the size of an image that none of these tells.
 
         Raises:
             TeranInputError: a file is missing, damaged, or holds something else.
@@ -109,7 +114,7 @@ class ImageRegions:
             raise
         except Exception as error:  # numpy raises many kinds for damaged files
             raise TeranInputError(f"{path} can't be read: {error}") from error
-        size = size or read_sizes(path.parent).get(path.stem) or _size_of_picture(path)
+        size = size or read_sizes(path.parent).get(path.stem) or _size_of_picture(path) or fallback
         if size is None:
             raise TeranInputError(
                 f"{path}: the image's size is not known: it has no picture beside it, nor does "
@@ -135,7 +140,7 @@ def read_directory(
         raise TeranInputError(f"{folder} holds no .npz files")
     sizes = read_sizes(folder)
     for path in paths:
-        yield ImageRegions.from_files(path, size=sizes.get(path.stem, size))
+        yield ImageRegions.from_files(path, size=sizes.get(path.stem), fallback=size)
 
 
 def read_sizes(folder: Path) -> dict[str, tuple[float, float]]:
@@ -165,12 +170,18 @@ def _size_of_picture(features: Path) -> tuple[float, float] | None:
     return upright_size(picture) if picture else None
 
 
+def exif_of(image: Image.Image) -> Image.Exif:
+    """What a picture says of itself. Of a PNG only what comes before its pixels: no decoding."""
+    is_late = image.format == "PNG" and "exif" not in image.info
+    return Image.Exif() if is_late else image.getexif()
+
+
 def upright_size(picture: Path | BinaryIO) -> tuple[int, int] | None:
     """Width and height of a picture as it is meant to be seen; None of what is none."""
     try:
-        with Image.open(picture) as image:
+        with Image.open(picture, formats=PICTURES) as image:
             width, height = image.size
-            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_ON_ITS_SIDE
+            lies = exif_of(image).get(ExifTags.Base.Orientation, 1) >= _FIRST_ON_ITS_SIDE
     except Exception:  # decoders raise whatever they like
         return None
     return (height, width) if lies else (width, height)

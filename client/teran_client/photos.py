@@ -9,12 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from PIL import ExifTags, Image
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
 
 from teran.contract import DIGEST, PHOTO_SUFFIXES
-from teran.errors import TeranInputError
-from teran_client.images import upright_size
+from teran.errors import TeranInputError, TeranPhotoError
+from teran_client.images import PICTURES, exif_of, upright_size
 
+_OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Kinds of pixels that the format has."""
 _EXIF_DATES = "%Y:%m:%d %H:%M:%S"
 
 
@@ -41,15 +44,20 @@ class Photo:
             return source
         if isinstance(source, str | Path):
             path = Path(source)
-            if not path.is_file():
-                raise TeranInputError(f"there is no photo {str(source)!r}")
-            return cls(path, path.name)
+            with suppress(OSError):  # no name that a file can have
+                if path.is_file():
+                    return cls(path, path.name)
+            raise TeranInputError(f"there is no photo {str(source)[:200]!r}")
         if isinstance(source, bytes):
             return cls(source, name)
         if isinstance(source, Image.Image):
-            file = io.BytesIO()
-            has_profile = source.mode in ("L", "LA", "RGB", "RGBA", "P", "1", "I;16")
-            (source if has_profile else source.convert("RGB")).save(file, "PNG", compress_level=1)
+            upright, file = ImageOps.exif_transpose(source), io.BytesIO()
+            if upright.mode == "I":  # 16 bits in 32
+                values = np.asarray(upright).clip(0, 65535)
+                upright = Image.fromarray(values.astype(np.uint16))
+            if upright.mode not in _OF_PNG:
+                upright = upright.convert("RGB")
+            upright.save(file, "PNG", compress_level=1)
             return cls(file.getvalue(), name)
         raise TeranInputError(
             f"{name} is {type(source).__name__}, expected a photo: a path, bytes or a Pillow image"
@@ -63,14 +71,14 @@ class Photo:
         """What is in the file.
 
         Raises:
-            TeranInputError: it can't be read, or there is nothing in it.
+            TeranPhotoError: it can't be read, or there is nothing in it.
         """
         try:
             data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
         except OSError as error:
-            raise TeranInputError(f"{self.name} can't be read: {error}") from error
+            raise TeranPhotoError(f"{self.name} can't be read: {error}") from error
         if not data:
-            raise TeranInputError(f"{self.name} is empty")
+            raise TeranPhotoError(f"{self.name} is empty")
         return data
 
 
@@ -83,8 +91,13 @@ def is_photo(item: object) -> TypeGuard[PhotoLike]:
     return isinstance(item, Photo | Path | bytes | Image.Image)
 
 
-def find_photos(folder: Path, *, recursive: bool = False) -> list[Path]:
+def find_photos(folder: Path, *, recursive: bool = False, wanted: str = "photos") -> list[Path]:
     """The photos in a directory, by their names.
+
+    Args:
+        folder: the directory.
+        recursive: whether to look in those below, too.
+        wanted: what the error says there is none of.
 
     Raises:
         TeranInputError: there are none.
@@ -92,12 +105,16 @@ def find_photos(folder: Path, *, recursive: bool = False) -> list[Path]:
     every = folder.rglob("*") if recursive else folder.glob("*")
     found = sorted(one for one in every if one.suffix.lower() in PHOTO_SUFFIXES and one.is_file())
     if not found:
-        raise TeranInputError(f"{folder} holds no photos ({', '.join(PHOTO_SUFFIXES)})")
+        raise TeranInputError(f"{folder} holds no {wanted} ({', '.join(PHOTO_SUFFIXES)})")
     return found
 
 
 def photos_in(folder: Path, *, recursive: bool = False) -> Iterator[Photo]:
-    """The photos in a directory, called by their paths in it."""
+    """The photos in a directory, called by their paths in it.
+
+    Raises:
+        TeranInputError: there are none.
+    """
     for path in find_photos(folder, recursive=recursive):
         yield Photo(path, path.relative_to(folder).as_posix())
 
@@ -112,8 +129,8 @@ def describe(data: bytes) -> dict[str, Any]:
     if size is None:
         return known
     known["width"], known["height"] = size
-    with Image.open(io.BytesIO(data)) as image:
-        exif = image.getexif()
+    with Image.open(io.BytesIO(data), formats=PICTURES) as image:
+        exif = exif_of(image)
     details = exif.get_ifd(ExifTags.IFD.Exif)
     text = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
     with suppress(ValueError):  # there is none, or it is none

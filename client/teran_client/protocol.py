@@ -75,7 +75,7 @@ class ModelInfo:
     def bulk(self, content: object) -> int:
         """Items with contents of one kind that go together when there are many."""
         if isinstance(content, Photo):
-            return self.max_images  # each goes by itself
+            return 1
         return self.bulk_captions if isinstance(content, str) else self.bulk_images
 
     def bulk_queries(self, query: Sized) -> int:
@@ -154,7 +154,7 @@ def check_image(image: object, name: str, info: ModelInfo) -> ImageRegions | Pho
     Raises:
         TeranInputError: it does not.
     """
-    if is_photo(image):
+    if isinstance(image, str) or is_photo(image):
         return Photo.of(image, name)
     if not isinstance(image, ImageRegions):
         raise TeranInputError(

@@ -10,6 +10,7 @@ from string import Template
 from PIL import Image, ImageOps
 
 from teran.errors import TeranInputError
+from teran_client.images import PICTURES
 from teran_client.results import Hit, SearchResult
 
 _BOXES = 3
@@ -70,7 +71,7 @@ def _picture(hit: Hit) -> str:
 def _thumbnail(path: str) -> str | None:
     """A picture on this machine, small and upright, as an address that holds it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURES) as image:
             image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a large JPEG is decoded coarsely
             upright = ImageOps.exif_transpose(image).convert("RGB")
     except Exception:  # not ours to read, no name that a file can have, or no picture

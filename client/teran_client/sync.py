@@ -1,6 +1,7 @@
 """The synchronous client: made from the asynchronous one by `make generate`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, overload
 
 from teran.contract import DEFAULT_GALLERY
@@ -8,7 +9,7 @@ from teran_client.aio import AsyncTeranClient, CaptionLike, Encodable, ImageLike
 from teran_client.blocking import BlockingClient
 from teran_client.call import Timeout
 from teran_client.channel import Tls
-from teran_client.entry import Indexable
+from teran_client.entry import Indexable, IndexableOne
 from teran_client.gallery import QueryLike, Refused, Report, Where
 from teran_client.images import Floats, ImageRegions
 from teran_client.metrics import ClientMetrics
@@ -175,7 +176,7 @@ class TeranClient(BlockingClient):
         """
         return self._run(self._client.score(images, captions, timeout=timeout))
 
-    def match(self, image: Encodable | str, caption: str, *, timeout: Timeout = None) -> Match:
+    def match(self, image: Encodable, caption: str, *, timeout: Timeout = None) -> Match:
         """Score one image against one caption, and tell which region each word matches.
 
         Args:
@@ -209,7 +210,16 @@ class TeranClient(BlockingClient):
     @overload
     def index(
         self,
-        items: Indexable,
+        items: str | Path,
+        *,
+        gallery: str = DEFAULT_GALLERY,
+        refused: Refused | None = None,
+        timeout: Timeout = None,
+    ) -> str | list[str]: ...
+    @overload
+    def index(
+        self,
+        items: IndexableOne,
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
@@ -244,13 +254,13 @@ class TeranClient(BlockingClient):
         """Encode and store images (or sentences), and return their ids.
 
         An id is returned when the item is stored for good and can be found. Indexing the same
-        again changes nothing. One item gives an id, a list a list, anything else an
+        again changes nothing. One item gives an id, a list or a directory a list, anything else an
         iterator; all items must be of one kind.
 
         Args:
             items: regions, photos (paths, bytes, pictures of Pillow's) or sentences, or entries
-                with one of them; or the path of a directory, whose photos are called by their
-                names.
+                with one of them; or a directory, whose photos are called by their names. A string
+                is a sentence, unless it is a directory's path that ends in a slash.
             gallery: where to.
             refused: told of photos that can't be used, by id and error, which are left out then;
                 without it the first such ends the call.

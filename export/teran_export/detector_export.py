@@ -12,6 +12,7 @@ from teran_export.detector_graphs import PORTABLE_REGION_NETWORK, PROPOSAL_NETWO
 from teran_export.engines import Engine
 from teran_export.engines.base import Run, Source
 from teran_export.graphs import Graph
+from teran_export.limits import MAX_REGIONS
 from teran_export.manifest import DETECTOR_ANSWERS
 from teran_export.options import ExportOptions
 from teran_export.repository import RepositoryBuilder
@@ -43,6 +44,11 @@ def read_detector(options: ExportOptions, feature_dim: int) -> RegionDetector | 
         raise ExportError(
             f"{options.detector} gives features of {detector.config.feature_dim} values, the model "
             f"takes {feature_dim}"
+        )
+    if detector.config.max_regions > MAX_REGIONS:
+        raise ExportError(
+            f"{options.detector} chooses up to {detector.config.max_regions} regions; at most "
+            f"{MAX_REGIONS} are served"
         )
     if options.proposals:
         detector.config = replace(detector.config, proposals=options.proposals)

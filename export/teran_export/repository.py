@@ -164,6 +164,7 @@ class RepositoryBuilder:
             "detector": json.dumps(config.to_dict()),
             "side_step": str(SIDE_STEP),
             "anchors": json.dumps(detector.anchors.tolist()),
+            "feature_precision": "fp16" if self._feature_type == pb.TYPE_FP16 else "fp32",
         }
         picture = io.BytesIO()
         Image.new("RGB", (64, 48), "grey").save(picture, "PNG")
@@ -188,7 +189,10 @@ class RepositoryBuilder:
             self._add_code(name)
             model = _source(name)
             model.max_batch_size = batch
-            for key, value in parameters.items():
+            for tensor in model.output:
+                if tensor.name == "region_features":
+                    tensor.dims[-1], tensor.data_type = config.feature_dim, self._feature_type
+            for key, value in (parameters | _checks_of_step(name, config)).items():
                 model.parameters[key].string_value = value
             self._warm_up(model, "ping", sample)
             self._write(model)
@@ -237,7 +241,7 @@ class RepositoryBuilder:
                 if tensor.name in ("word_embeddings", "region_embeddings"):
                     tensor.dims[-1] = embed
                 if tensor.name == "region_features":
-                    tensor.dims[-1] = features
+                    tensor.dims[-1], tensor.data_type = features, self._feature_type
             if config.max_batch_size:
                 limits = self._limits
                 of = {"caption": limits.max_captions, "photo": self._photos}
@@ -282,6 +286,30 @@ def _source(model: str) -> pb.ModelConfig:
     """Parse a model's source config; a misspelt field fails here, not when the server loads it."""
     text = (MODEL_REPOSITORY / model / "config.pbtxt").read_text(encoding="utf-8")
     return text_format.Parse(text, pb.ModelConfig())
+
+
+def _checks_of_step(name: str, config: DetectorConfig) -> dict[str, str]:
+    """What the inputs of a step must be like; see `teran.runtime.input_checks`."""
+    cells = _largest_side(config) // STRIDE
+    features, scores = config.feature_dim, 1 + config.classes
+    maps = [None, "map_height", "map_width"]
+    if name == "proposals":
+        shapes: dict[str, list[str | None]] = {"objectness": maps, "deltas": maps}
+        axes = {"map_height": (1, cells, 1), "map_width": (1, cells, 1)}
+    elif name == "regions":
+        shapes = {
+            "proposals": ["proposals", None],
+            "proposal_features": ["proposals", "features"],
+            "class_scores": ["proposals", "classes"],
+        }
+        axes = {
+            "proposals": (1, config.proposals, 1),
+            "features": (features, features, 1),
+            "classes": (scores, scores, 1),
+        }
+    else:
+        return {}
+    return {"shapes": json.dumps(shapes), "axes": json.dumps(axes)}
 
 
 def _largest_side(detector: DetectorConfig) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from teran.errors import TeranInputError
+from teran.errors import TeranPhotoError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 LEAST_SIDE = 16
@@ -17,6 +17,8 @@ MOST_PIXELS = 50_000_000
 """Refused before they are decoded: a few kilobytes can say that they are billions."""
 MOST_ELONGATED = 20
 """Times that one side may be the other."""
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
+"""Of a JPEG. Each goes over all pixels, and takes a hundred bytes; usual ones have about ten."""
 _16_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -27,40 +29,42 @@ def decode(photo: bytes) -> npt.NDArray[np.uint8]:
         (H, W, 3)
 
     Raises:
-        TeranInputError: it is no photo of a known format, damaged, or of a size that is refused.
+        TeranPhotoError: it is no photo of a known format, damaged, or of a size that is refused.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of our own limit there is an error
             image = Image.open(io.BytesIO(photo), formats=FORMATS)
             check_size(*image.size)
+            if image.format == "JPEG" and photo.count(_SCAN) > _MOST_SCANS:
+                raise TeranPhotoError(f"the JPEG has more than {_MOST_SCANS} scans")
             image.load()
             return np.asarray(_in_rgb(ImageOps.exif_transpose(image)))
-    except TeranInputError:
+    except TeranPhotoError:
         raise
     except Image.DecompressionBombError as error:
-        raise TeranInputError(f"the photo has more than {MOST_PIXELS:,} pixels") from error
+        raise TeranPhotoError(f"the photo has more than {MOST_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise TeranInputError(f"not a photo in {', '.join(FORMATS)}") from error
+        raise TeranPhotoError(f"not a photo in {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise whatever they like
-        raise TeranInputError(f"the photo is damaged: {error}") from error
+        raise TeranPhotoError(f"the photo is damaged: {error}") from error
 
 
 def check_size(width: int, height: int) -> None:
     """Refuse a photo for its size.
 
     Raises:
-        TeranInputError: it has too few pixels, too many, or is too narrow.
+        TeranPhotoError: it has too few pixels, too many, or is too narrow.
     """
     size = f"the photo has {width} x {height} pixels"
     if min(width, height) < LEAST_SIDE:
-        raise TeranInputError(f"{size}; at least {LEAST_SIDE} each way are needed")
+        raise TeranPhotoError(f"{size}; at least {LEAST_SIDE} each way are needed")
     if max(width, height) > LARGEST_SIDE:
-        raise TeranInputError(f"{size}; no more than {LARGEST_SIDE} each way are taken")
+        raise TeranPhotoError(f"{size}; no more than {LARGEST_SIDE} each way are taken")
     if width * height > MOST_PIXELS:
-        raise TeranInputError(f"{size}; no more than {MOST_PIXELS:,} are taken")
+        raise TeranPhotoError(f"{size}; no more than {MOST_PIXELS:,} are taken")
     if max(width, height) > MOST_ELONGATED * min(width, height):
-        raise TeranInputError(f"{size}: one side is more than {MOST_ELONGATED} times the other")
+        raise TeranPhotoError(f"{size}: one side is more than {MOST_ELONGATED} times the other")
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:

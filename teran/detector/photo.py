@@ -26,7 +26,7 @@ def checked_size(size: Sequence[int]) -> tuple[int, int]:
     """Height and width of a photo, as somebody says they are.
 
     Raises:
-        TeranInputError: no photo is taken that has them.
+        TeranPhotoError: no photo is taken that has them.
     """
     height, width = map(int, size)
     check_size(width, height)

@@ -7,7 +7,7 @@ from typing import Any
 from teran.commandline import from_environment
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranError, TeranOverloadedError, TeranTimeoutError
-from teran.runtime.load import UNBATCHED, LoadFile
+from teran.runtime.load import FEW, UNBATCHED, LoadFile
 from teran.runtime.request import id_of, items_of
 from teran.runtime.settings import Admission
 
@@ -15,7 +15,7 @@ _LARGEST = 8
 """Items of a request that somebody waits for; larger ones are bulk, whatever they say."""
 _BULK_PART = 1 / 3
 """Of the longest wait: by then bulk requests must be done, so that there is room for others."""
-_FEW_BEFORE_BULK = 1
+FEW_BEFORE_BULK = 1
 """Items that may be ahead of bulk, however slow the model is: so it never stands still."""
 _OTHERS = 0.5
 """Seconds for which others that have come are expected to come again."""
@@ -48,13 +48,16 @@ def warm_ups(config: Mapping[str, Any]) -> int:
 class Door:
     """Admits requests to the models they need, before anything is done for them."""
 
-    def __init__(self, model: str, spared: int = 0) -> None:
+    def __init__(self, model: str, spared: int = 0, few: float = FEW) -> None:
         """Admit for a model that requests come to first.
 
         Args:
             model: which.
             spared: requests that are let in in any case, at first.
+            few: items that may be ahead, however slow the models are. Where one takes longer than
+                anything may wait, it must be as many as before bulk, or bulk alone gets in.
         """
+        self._few = few
         self._load, self._spared = LoadFile(counting=model), spared
         self._longest = from_environment(Admission).max_wait
         self._others_until: dict[str, float] = {}
@@ -90,14 +93,16 @@ class Door:
         patience = request.timeout() / 1e6
         if self._longest:
             limit = min(self._longest, patience) if patience else self._longest
+            is_bulk = items > _LARGEST or parameters.get(BULK_PARAMETER) is True
+            if not is_bulk:  # those that are refused come again, too
+                self._others_until |= dict.fromkeys(models, time.monotonic() + _OTHERS)
             # Ahead of a model is all that was let in for it, what its forerunners have yet too.
-            wait = max(map(self._load.wait, (*models, *later)), default=0.0)
+            every = (*models, *later)
+            wait = max((self._load.wait(one, self._few) for one in every), default=0.0)
             if wait > limit:
                 raise _overloaded(wait, wait - limit / 2)
-            if items > _LARGEST or parameters.get(BULK_PARAMETER) is True:
+            if is_bulk:
                 self._admit_bulk(models, items)
-            else:
-                self._others_until |= dict.fromkeys(models, time.monotonic() + _OTHERS)
         if patience:
             self._load.set_deadline(id_of(request), patience)
         self.count(models, items)
@@ -117,9 +122,9 @@ class Door:
 
     def _early(self, model: str, items: int, now: float) -> float:
         """Seconds by which bulk comes too early: who comes next waits until all of it is done."""
-        wait = self._load.wait(model, _FEW_BEFORE_BULK)
+        wait = self._load.wait(model, FEW_BEFORE_BULK)
         room = _BULK_PART * self._longest - self._load.takes(model, items)
-        early = wait - max(room, self._load.takes(model, _FEW_BEFORE_BULK)) if wait else 0.0
+        early = wait - max(room, self._load.takes(model, FEW_BEFORE_BULK)) if wait else 0.0
         begun, done = self._last_bulk.get(model, (now, 0))
         next_bulk = begun + self._load.takes(model, done) / _BULK_SHARE
         return max(early, min(next_bulk, self._others_until.get(model, now)) - now)

@@ -22,13 +22,16 @@ MODELS = (
     "visual_encoder",
     "alignment",
     "gallery",
+    "photo",
     "proposal_network",
+    "proposals",
     "region_network",
+    "regions",
 )
 """Those that have a queue."""
 UNBATCHED = ("alignment",)
 """Of those: models that do not batch. Triton counts a request of theirs as one item."""
-COUNTING = (*MODELS, "admission", "photo")
+COUNTING = (*MODELS, "admission")
 """Those that let requests in. Each has counters of its own, without a lock."""
 FEW = 0.5
 """Items that may always be ahead, the second half of one: how fast a model is, only work tells."""

@@ -11,6 +11,7 @@ from teran.errors import (
     TeranError,
     TeranInputError,
     TeranOverloadedError,
+    TeranPhotoError,
     TeranTimeoutError,
 )
 
@@ -24,7 +25,9 @@ def error_response(error: TeranError) -> Any:
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}… ({len(message)} characters)"
     code, text = pb_utils.TritonError.INTERNAL, mark(Reason.FAILED, message)
-    if isinstance(error, TeranInputError):
+    if isinstance(error, TeranPhotoError):
+        code, text = pb_utils.TritonError.INVALID_ARG, mark(Reason.PHOTO, message)
+    elif isinstance(error, TeranInputError):
         code, text = pb_utils.TritonError.INVALID_ARG, message
     elif isinstance(error, TeranOverloadedError):
         code = pb_utils.TritonError.UNAVAILABLE

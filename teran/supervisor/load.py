@@ -43,7 +43,8 @@ _ENOUGH = 16
 _FORERUNNERS = {
     "textual_encoder": ("tokenizer",),
     "alignment": ("tokenizer", "textual_encoder", "visual_encoder"),
-    "region_network": ("proposal_network",),
+    "proposal_network": ("photo",),
+    "region_network": ("photo", "proposal_network", "proposals"),
     "gallery": ("tokenizer", "textual_encoder"),  # images are not admitted for it: see Door
 }
 """Whose outcome a model gets, of what is admitted for it."""

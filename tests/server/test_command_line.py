@@ -138,12 +138,12 @@ def test_index_search_and_gallery_commands(
     where = '{"label": "dog"}'
     only = teran("search", "a dog", "-g", "cli", "--where", where, "--explain", url=server.url)
     assert "image-1" in only.stdout
-    assert "best of 1 images" in only.stdout
+    assert "best of 1 items" in only.stderr
     page = tmp_path / "page.html"
     teran("search", "a <dog>", "-g", "cli", "--html", page, url=server.url)
     text = page.read_text()
     assert "a &lt;dog&gt;" in text
-    assert "data:image/png;base64," in text
+    assert "data:image/jpeg;base64," in text
 
     assert "cli" in teran("gallery", "info", url=server.url).stdout
     snapshot = teran("gallery", "snapshot", "-g", "cli", url=server.url).stdout.strip()
@@ -227,7 +227,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ("arguments", "status", "message"),
     [
         (("match", "absent.npz", "a dog"), 2, "absent.npz can't be read"),
-        (("rank", "a dog", "."), 2, "holds no .npz files"),
+        (("rank", "a dog", "."), 2, "holds no features"),
         (("encode", "captions", "absent.txt", "--out", "x.npz"), 2, "can't read absent.txt"),
         (("serve", "absent"), 1, "no model repository at absent"),
         (("export", "absent", "out"), 1, "absent is not a bundle"),

@@ -110,7 +110,7 @@ def test_photos_of_any_form_at_once(folder: Path, client: TeranClient) -> None:
 
 
 def test_photos_are_indexed_searched_and_matched(folder: Path, client: TeranClient) -> None:
-    ids: Any = client.index(folder, gallery="pictures")
+    ids = client.index(folder, gallery="pictures")
     assert ids == ["0.jpg", "1.png", "2.webp", "3.jpg"]
     files = [folder / one for one in ids]
     result = client.search(CAPTION, gallery="pictures", explain=True)
@@ -160,6 +160,46 @@ def test_what_is_no_photo_is_refused_with_the_reason(name: str, client: TeranCli
     assert stored == ["good"]
     assert list(told) == [name]
     assert reason in told[name]
+
+
+def test_only_photos_are_refused_one_by_one(repository: Path, folder: Path, tmp_path: Path) -> None:
+    """Where the key is wrong, the first photo ends it: the others would fare no better."""
+    (tmp_path / "key").write_text("secret\n")
+    (tmp_path / "key").chmod(0o600)
+    flags = ("--gallery", str(tmp_path / "gallery"), "--write-key-file", str(tmp_path / "key"))
+    told: list[str] = []
+    with (
+        background_server(repository, *flags) as running,
+        TeranClient(running.url) as connected,
+        pytest.raises(TeranInputError, match="only with the server's key"),
+    ):
+        connected.index(photos(folder), refused=lambda name, _: told.append(name))
+    assert told == []
+
+
+def test_what_is_meant_by_a_string(folder: Path, client: TeranClient) -> None:
+    sentence = "a dog " * 100 + "."
+    assert client.index(sentence, gallery="sentences") == sentence
+    assert len(client.index(f"{folder}/", gallery="slash")) == 4
+    with pytest.raises(TeranInputError, match=r"2 photos are called '0\.jpg'"):
+        client.index([folder / "0.jpg", folder / "0.jpg"], gallery="twice")
+
+
+def test_features_may_go_on_in_half_precision(
+    detector: RegionDetector, folder: Path, tiny_bundle: Path, tmp_path: Path, client: TeranClient
+) -> None:
+    detector.save_pretrained(tmp_path / "detector")
+    options = ExportOptions(
+        tiny_bundle, tmp_path / "repository", "openvino", "fp32",
+        detector=tmp_path / "detector", feature_precision="fp16",
+    )  # fmt: skip
+    flags = ("--gallery", str(tmp_path / "gallery"))
+    with (
+        background_server(export(options).path, *flags) as running,
+        TeranClient(running.url) as connected,
+    ):
+        half = connected.encode_images(folder / "0.jpg")
+        assert half == pytest.approx(client.encode_images(folder / "0.jpg"), abs=2e-2)
 
 
 def test_photos_need_a_server_that_takes_them(
@@ -249,7 +289,9 @@ def requests(draw: st.DrawFn) -> tuple[str, list[Any]]:
         shape = list(usual)
         if draw(st.integers(0, 3)) == 0:
             axis = draw(st.integers(0, len(shape) - 1))
-            shape[axis] = draw(st.sampled_from([0, 1, 3, 33, 160, 320]))
+            shape[axis] = draw(st.sampled_from([0, 1, 3, 33, 160, 320, 20_000]))
+            if np.prod(shape) > 4_000_000:
+                shape[axis] = 320
         values = np.full([1, *shape], draw(VALUES) if dtype == np.float32 else 1)
         if dtype == np.float32:
             places = draw(st.lists(st.tuples(st.integers(0, 1 << 20), VALUES), max_size=5))

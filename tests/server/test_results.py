@@ -206,8 +206,10 @@ def test_closing_ends_the_calls_of_other_threads() -> None:
 
 
 def test_wrong_items_are_named_before_anything_is_sent(client: TeranClient) -> None:
-    with pytest.raises(TeranInputError, match="image 1 is str"):
-        client.score([images(1)[0], "photo.jpg"], ["a dog"])  # type: ignore[list-item]
+    with pytest.raises(TeranInputError, match="image 1 is int"):
+        client.score([images(1)[0], 7], ["a dog"])  # type: ignore[list-item]
+    with pytest.raises(TeranInputError, match=r"there is no photo 'photo\.jpg'"):
+        client.score([images(1)[0], "photo.jpg"], ["a dog"])
     with pytest.raises(TeranInputError, match="captions is one string"):
         client.score(images(1), "a dog")
     with pytest.raises(TeranInputError, match="k is 0"):

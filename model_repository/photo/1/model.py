@@ -13,8 +13,8 @@ from teran.commandline import from_environment
 from teran.detector.config import DetectorConfig
 from teran.detector.decode import decode
 from teran.detector.photo import padded, prepared, scale_of
-from teran.errors import TeranError, TeranInputError
-from teran.runtime.admission import Door, warm_ups
+from teran.errors import TeranError, TeranInputError, TeranPhotoError
+from teran.runtime.admission import FEW_BEFORE_BULK, Door, warm_ups
 from teran.runtime.request import parameters_of
 from teran.runtime.settings import RequestLimits
 from teran.runtime.step import Arrays, Step
@@ -29,29 +29,35 @@ _MOST_THREADS = 8
 class TritonPythonModel(Step):
     """Decodes the photos of an execution side by side."""
 
+    is_door = True
+
     def start(self, config: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
         self._config = DetectorConfig.from_dict(json.loads(parameters["detector"]))
         self._step = int(parameters["side_step"])
         self._most_bytes = from_environment(RequestLimits).max_photo_bytes
-        self._door = Door("photo", warm_ups(config))
+        self._door = Door("photo", warm_ups(config), FEW_BEFORE_BULK)
         self._pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return list(self._pool.map(self.respond, requests))
+    def respond_all(
+        self, requests: list[tuple[Any, TeranError | None]]
+    ) -> list[tuple[Any, TeranError | None]]:
+        return list(self._pool.map(lambda one: self.respond(*one), requests))
 
     def answer(self, request: Any, inputs: Arrays) -> Arrays:
-        accepted_at, rows = monotonic_ns(), inputs["photo"]
-        if rows.size == 0:
+        accepted_at, rows = monotonic_ns(), inputs.get("photo")
+        if rows is None:  # Triton counts inputs only
             raise TeranInputError("the request has no photo")
         if rows.shape[1] > self._most_bytes:
-            raise TeranInputError(
+            raise TeranPhotoError(
                 f"a photo has {rows.shape[1]:,} bytes; at most {self._most_bytes:,} are accepted"
             )
+        is_let_in = "after" in inputs  # by the model that this waits for
         later = _SEARCHED if "accepted_at" in request.requested_output_names() else ()
-        self._door.admit(request, parameters_of(request), len(rows), _NEEDED, later)
+        if not is_let_in:
+            self._door.admit(request, parameters_of(request), len(rows), _NEEDED, later)
         try:
             outputs = self._prepared([row.tobytes() for row in rows])
-        except TeranError:
+        except BaseException:
             self._door.count(_NEEDED, -len(rows))
             raise
         return outputs | {"accepted_at": np.full((len(rows), 1), accepted_at)}

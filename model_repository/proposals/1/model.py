@@ -9,7 +9,7 @@ import numpy as np
 from teran.detector.config import DetectorConfig
 from teran.detector.photo import checked_size
 from teran.detector.proposals import propose
-from teran.errors import TeranInputError
+from teran.errors import TeranPhotoError
 from teran.runtime.step import Arrays, Step
 
 
@@ -27,7 +27,7 @@ class TritonPythonModel(Step):
             for objectness, deltas, size in maps
         ]
         if not all(map(len, found)):
-            raise TeranInputError("no part of the photo is large enough for a region")
+            raise TeranPhotoError("no part of the photo is large enough for a region")
         boxes = np.zeros((len(found), max(map(len, found)), 4), np.float32)
         for row, one in zip(boxes, found, strict=True):
             row[: len(one)] = one

@@ -11,12 +11,15 @@ from teran.detector.photo import checked_size, scale_of
 from teran.detector.regions import Regions, choose
 from teran.runtime.step import Arrays, Step
 
+FEATURE_TYPES = {"fp32": np.float32, "fp16": np.float16}
+
 
 class TritonPythonModel(Step):
     """From proposals to regions, photo by photo."""
 
     def start(self, config: Mapping[str, Any], parameters: Mapping[str, str]) -> None:  # noqa: ARG002
         self._config = DetectorConfig.from_dict(json.loads(parameters["detector"]))
+        self._type = FEATURE_TYPES[parameters["feature_precision"]]
 
     def answer(self, request: Any, inputs: Arrays) -> Arrays:  # noqa: ARG002
         names = ("proposal_features", "class_scores", "proposals", "photo_size")
@@ -24,7 +27,7 @@ class TritonPythonModel(Step):
         shape = (len(found), max(len(one.boxes) for one in found))
         width = inputs["proposal_features"].shape[2]
         outputs: Arrays = {
-            "region_features": np.zeros((*shape, width), np.float32),
+            "region_features": np.zeros((*shape, width), self._type),
             "boxes": np.zeros((*shape, 4), np.float32),
             "region_mask": np.zeros(shape, np.bool_),
             "confidence": np.zeros(shape, np.float32),

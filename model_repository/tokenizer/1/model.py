@@ -20,6 +20,8 @@ from teran.runtime.response import error_response
 from teran.runtime.settings import RequestLimits
 from teran.tokenizer import CaptionTokenizer, TokenBatch, decode_caption
 
+_PASSED_ON = ("region_mask", "photo")
+
 
 class TritonPythonModel:
     """Tokenizes all captions of a request in one call."""
@@ -86,8 +88,8 @@ def _response(request: Any, batch: TokenBatch, accepted_at: int) -> Any:
         packed = pack_texts([token.encode() for token in batch.tokens.flat])
         packed = packed.reshape(*batch.tokens.shape, -1)
         tensors.append(pb_utils.Tensor("token_bytes", packed))
-    if passed_on := pb_utils.get_input_tensor_by_name(request, "region_mask"):
-        tensors.append(passed_on)
+    passed_on = (pb_utils.get_input_tensor_by_name(request, name) for name in _PASSED_ON)
+    tensors += [tensor for tensor in passed_on if tensor is not None]
     return pb_utils.InferenceResponse(tensors)
 
 
@@ -104,5 +106,8 @@ def _needed(request: Any) -> list[str]:
     wanted = request.requested_output_names()
     if "input_ids" not in wanted:
         return []
-    images = ["visual_encoder", "alignment"] if "region_mask" in wanted else []
-    return ["textual_encoder", *images, *(["gallery"] if "accepted_at" in wanted else [])]
+    photos = ["proposal_network", "region_network"] if "photo" in wanted else []
+    has_image = photos or "region_mask" in wanted
+    images = ["visual_encoder", "alignment"] if has_image else []
+    searched = ["gallery"] if "accepted_at" in wanted else []
+    return ["textual_encoder", *photos, *images, *searched]

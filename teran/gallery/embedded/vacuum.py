@@ -46,8 +46,9 @@ def vacuum(directory: Path, items: int, embed_dim: int) -> None:
         require_free(directory, 2 * before)
         with engine_errors(f"{directory} keeps the room of deleted items"):
             copy_tree(directory, new)
-            _optimize(new, items, embed_dim)
+            _optimize(new, embed_dim)
             sync_tree(new)
+            _require(new, items)
         directory.rename(old)
         rename_durably(new, directory)
     except (GalleryError, OSError) as error:
@@ -63,8 +64,9 @@ def settle(directory: Path) -> None:
         OSError: it can't be done.
     """
     new, old = _beside(directory)
-    if new.is_dir() and not directory.exists():  # the store was moved away, so this is whole
-        rename_durably(new, directory)
+    for whole in (new, old):  # the store was moved away, so either is whole
+        if whole.is_dir() and not directory.exists():
+            rename_durably(whole, directory)
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -74,11 +76,23 @@ def _beside(directory: Path) -> tuple[Path, Path]:
     return new, old
 
 
-def _optimize(directory: Path, items: int, embed_dim: int) -> None:
+def _optimize(directory: Path, embed_dim: int) -> None:
     shard = edge.EdgeShard.load(str(directory), vacuum_config(embed_dim))
     try:
         shard.optimize()
         shard.flush()
+    finally:
+        shard.close()
+
+
+def _require(directory: Path, items: int) -> None:
+    """Open a store again, and count.
+
+    Raises:
+        GalleryError: it has another number of items.
+    """
+    shard = edge.EdgeShard.load(str(directory))
+    try:
         there = shard.count(edge.CountRequest())
     finally:
         shard.close()

@@ -34,6 +34,18 @@ def test_a_photo_of_whatever_holds_one(tmp_path: Path) -> None:
         assert image.mode == "RGB"
 
 
+def test_pictures_stay_upright_and_bright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(io.BytesIO(encoded("JPEG", exif=exif))) as lying:
+        photo = Photo.of(lying)
+    with Image.open(io.BytesIO(photo.read())) as image:
+        assert image.size == (30, 40)
+    grey = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.int32)
+    with Image.open(io.BytesIO(Photo.of(Image.fromarray(grey)).read())) as image:
+        assert np.abs(np.asarray(image).astype(int) - grey).max() <= 1
+
+
 def test_what_holds_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeranInputError, match="there is no photo"):
         Photo.of(tmp_path / "absent.jpg")

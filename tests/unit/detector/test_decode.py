@@ -109,6 +109,16 @@ def test_what_is_refused_and_why(photo: bytes, reason: str) -> None:
         decode(photo)
 
 
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    """Each takes a hundred bytes, and goes over all pixels."""
+    photo = encoded(picture(), "JPEG", progressive=True)
+    assert decode(photo).shape == (30, 40, 3)
+    last = photo.rindex(b"\xff\xda")
+    scan = photo[last:-2]
+    with pytest.raises(TeranInputError, match="more than 100 scans"):
+        decode(photo[:-2] + 200 * scan + photo[-2:])
+
+
 @given(
     kind=st.sampled_from(FORMATS),
     places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),

@@ -8,7 +8,7 @@ import pytest
 
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranOverloadedError, TeranTimeoutError
-from teran.runtime.admission import DeferredError, Desk, Door, warm_ups
+from teran.runtime.admission import FEW_BEFORE_BULK, DeferredError, Desk, Door, warm_ups
 from teran.runtime.environment import LOAD_FILE_VARIABLE
 from teran.runtime.load import Load, LoadFile, Refused
 from teran.runtime.metrics import (
@@ -232,3 +232,27 @@ def test_what_is_refused_is_counted(file: LoadFile) -> None:
         assert [verdict is None for verdict in verdicts] == [False, True]
         Desk(model).clear(requests)
         assert file.refused(model) == Refused(failed=2 * items, shed=items)
+
+
+def test_who_waits_for_a_photo_is_let_in_behind_one_other(file: LoadFile) -> None:
+    """Though one takes longer than anything may wait."""
+    for model in ("textual_encoder", "gallery"):
+        file.write(model, Load(time.monotonic(), 0.95, file.admitted(model), seconds=3.0))
+    assert not admitted(Door("tokenizer"), Request())
+    door = Door("photo", few=FEW_BEFORE_BULK)
+    assert admitted(door, Request())
+    assert not admitted(door, Request())
+
+
+def test_bulk_makes_way_for_who_was_refused(file: LoadFile) -> None:
+    """And will come again."""
+    for model in ("textual_encoder", "gallery"):
+        file.write(model, Load(time.monotonic(), 0.0, file.admitted(model), seconds=0.4))
+    door = Door("tokenizer")
+    assert admitted(door, Request(), bulk=True)
+    for model in ("textual_encoder", "gallery"):
+        file.write(model, Load(time.monotonic(), 9.0, file.admitted(model), seconds=0.4))
+    assert not admitted(door, Request())
+    for model in ("textual_encoder", "gallery"):
+        file.write(model, Load(time.monotonic(), 0.0, file.admitted(model), seconds=0.4))
+    assert not admitted(door, Request(), bulk=True)
