@@ -119,7 +119,7 @@ def test_index_search_and_gallery_commands(
         shutil.copy(path, tmp_path)
     (tmp_path / "bad.npz").write_bytes(b"not an archive")
     (tmp_path / "metadata.json").write_text(json.dumps({"image-1": {"label": "dog"}}))
-    Image.new("RGB", (64, 48), "red").save(tmp_path / "image-1.png")
+    Image.new("RGB", (640, 480), "red").save(tmp_path / "image-1.png")
     flags = ("--gallery", "cli", "--size", "640x480")
     first = teran("index", tmp_path, *flags, url=server.url)
     assert first.returncode == 1
