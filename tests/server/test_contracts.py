@@ -21,9 +21,14 @@ FOUND: Tensors = {
 }
 CONTRACTS: dict[str, tuple[Tensors, Tensors]] = {
     "tokenizer": (
-        {"caption": ("BYTES", [-1, 1]), "region_mask": ("BOOL", [-1, -1])},
+        {
+            "caption": ("BYTES", [-1, 1]),
+            "region_mask": ("BOOL", [-1, -1]),
+            "photo": ("UINT8", [-1, -1]),
+        },
         {
             "region_mask": ("BOOL", [-1, -1]),
+            "photo": ("UINT8", [-1, -1]),
             "input_ids": ("INT64", [-1, -1]),
             "attention_mask": ("INT64", [-1, -1]),
             "word_mask": ("BOOL", [-1, -1]),
