@@ -30,6 +30,7 @@ from tests.server.hostile import (
 CODES = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,  # Triton's word for a long `sequence_id`
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }

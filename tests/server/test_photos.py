@@ -320,7 +320,7 @@ def test_whatever_is_sent_the_others_go_on(
     connection = triton.InferenceServerClient(server.url)
     statuses: set[str] = set()
 
-    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(requests())
     def send(request: tuple[str, list[Any]]) -> None:
         name, tensors = request
