@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from qdrant_client import QdrantClient, models
 
 from teran.errors import GalleryBusyError, GalleryError, GalleryUnreachableError, TeranInputError
 from teran.gallery.catalog import Model
+from teran.gallery.cluster import connection
 from teran.gallery.cluster.catalog import PREFIX, ClusterCatalog
 from teran.gallery.cluster.connection import Calls, connect
 from teran.gallery.embedded.catalog import EmbeddedCatalog
@@ -182,13 +184,14 @@ def test_a_silent_cluster_costs_one_time_out() -> None:
 
 
 def test_a_cluster_that_is_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teran.gallery.cluster.connection._REST", 0.2)
+    now = 100.0
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now))
     calls = Calls()
     with pytest.raises(GalleryUnreachableError), calls():
         raise ConnectionRefusedError("away")
     with pytest.raises(GalleryBusyError, match="away"), calls():
         pytest.fail("it was asked at once")
-    time.sleep(0.3)
+    now += 3
     with calls():
         pass
     with calls():
