@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import print as rprint
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from teran.detector import RegionDetector
 from teran.detector.config import ANCHORS
-from teran.detector.network import FrozenNorm
+from teran.detector.network import Bottleneck, FrozenNorm
 from teran.detector.photo import prepared, scale_of
 from teran.detector.pooling import roi_pool
 from teran.detector.proposals import propose
@@ -50,11 +51,24 @@ class DetectorTrainingConfig:
 
 
 class DetectorTrainer:
-    """Trains a detector on photos of one size. Norms learn their statistics meanwhile."""
+    """Trains a detector on photos of one size. Norms learn their statistics meanwhile.
 
-    def __init__(self, detector: RegionDetector, config: DetectorTrainingConfig) -> None:
+    After each epoch the detector is kept, as it is served, with the record `training.json`.
+    """
+
+    def __init__(
+        self,
+        detector: RegionDetector,
+        config: DetectorTrainingConfig,
+        directory: Path,
+        labels: Sequence[str] = (),
+        *,
+        quiet: bool = False,
+    ) -> None:
         torch.manual_seed(config.seed)
         self.detector, self.config = detector, config
+        self.directory, self.labels, self.quiet = directory, labels, quiet
+        detector.to(memory_format=torch.channels_last)  # a sixth quicker on a CPU
         self._random = np.random.default_rng(config.seed)
         _initialise(detector)
         thaw_norms(detector)
@@ -69,8 +83,8 @@ class DetectorTrainer:
         self.history: list[dict[str, Any]] = []
         self._step = 0
 
-    def run(self, photos: Sequence[LabelledPhoto], directory: Path, *, quiet: bool = False) -> None:
-        """Train on all photos, and keep the detector and its record after each epoch."""
+    def run(self, photos: Sequence[LabelledPhoto]) -> None:
+        """Train on all photos, epoch after epoch."""
         steps = self.config.epochs * math.ceil(len(photos) / self.config.batch_size)
         for epoch in range(1, self.config.epochs + 1):
             started = perf_counter()
@@ -78,17 +92,16 @@ class DetectorTrainer:
             batches = list(_parts(order.tolist(), self.config.batch_size))
             losses = [
                 self.step([photos[i] for i in batch], self._step / steps)
-                for batch in track(batches, f"epoch {epoch}", disable=quiet, transient=True)
+                for batch in track(batches, f"epoch {epoch}", disable=self.quiet, transient=True)
             ]
-            mean = {name: float(np.mean([one[name] for one in losses])) for name in losses[0]}
-            self.history.append(
-                {
-                    "epoch": epoch,
-                    **{name: round(value, 4) for name, value in mean.items()},
-                    "seconds": round(perf_counter() - started, 1),
-                }
-            )
-            self.keep(directory)
+            mean = {
+                name: round(float(np.mean([one[name] for one in losses])), 4) for name in losses[0]
+            }
+            seconds = round(perf_counter() - started, 1)
+            self.history.append({"epoch": epoch, **mean, "seconds": seconds})
+            self._keep()
+            if not self.quiet:
+                rprint(f"epoch {epoch}:", ", ".join(f"{n} {value:.3f}" for n, value in mean.items()))
 
     def step(self, photos: Sequence[LabelledPhoto], progress: float = 0.0) -> dict[str, float]:
         """One optimizer step; returns its losses."""
@@ -103,15 +116,14 @@ class DetectorTrainer:
         self._step += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def keep(self, directory: Path) -> None:
-        """Write the detector as it is served, and the record of its training."""
-        frozen(self.detector).save_pretrained(directory)
+    def _keep(self) -> None:
+        frozen(self.detector).save_pretrained(self.directory, self.labels)
         record = {
             "detector": self.detector.config.to_dict(),
             "training": dataclasses.asdict(self.config),
             "history": self.history,
         }
-        (directory / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+        (self.directory / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
     def _learning_rate(self, progress: float) -> float:
         warm = min(1.0, (self._step + 1) / max(self.config.warmup_steps, 1))
@@ -153,12 +165,7 @@ class DetectorTrainer:
             sampled.append(
                 proposal_targets(found, boxes, photo.classes, self.config.proposals, self._random)
             )
-        cells = torch.cat(
-            [
-                roi_pool(res4[i : i + 1], torch.from_numpy(one.boxes)[None])
-                for i, one in enumerate(sampled)
-            ]
-        )
+        cells = roi_pool(res4, torch.from_numpy(np.stack([one.boxes for one in sampled])))
         features = self.detector.region_network.res5(cells).mean(dim=(2, 3))
         classes = torch.from_numpy(np.concatenate([one.classes for one in sampled]))
         scores = self.detector.region_network.cls_score(features)
@@ -206,6 +213,9 @@ def _initialise(detector: RegionDetector) -> None:
         if isinstance(module, FrozenNorm):
             module.weight.fill_(1)
             module.running_var.fill_(1)
+    for module in detector.modules():
+        if isinstance(module, Bottleneck):
+            module.conv3.norm.weight.zero_()
     head = detector.proposal_network.rpn_head
     for layer in (head.objectness_logits, head.anchor_deltas, detector.region_network.cls_score):
         nn.init.normal_(layer.weight, std=0.01)

@@ -112,15 +112,22 @@ def proposal_targets(
     count: int,
     random: np.random.Generator,
 ) -> ProposalTargets:
-    """Choose proposals to train on, the objects' own boxes among them, at most half objects."""
+    """Choose proposals to train on, the objects' own boxes among them, at most half objects.
+
+    There are always `count`: where others are too few some are taken again.
+    """
     every = np.concatenate([proposals, boxes])
     over = overlaps(every, boxes)
     is_object = over.max(axis=1) >= _PROPOSAL_IS_OBJECT
     objects = _some(is_object.nonzero()[0], count // 2, random)
-    others = _some((~is_object).nonzero()[0], count - len(objects), random)
-    which = np.concatenate([over[objects].argmax(axis=1), np.full(len(others), -1)])
+    rest = (~is_object).nonzero()[0]
+    if len(rest) < count - len(objects):
+        rest = random.choice(rest if len(rest) else objects, count - len(objects))
+    others = _some(rest, count - len(objects), random)
+    chosen = np.concatenate([objects, others])
+    which = np.where(is_object[chosen], over[chosen].argmax(axis=1), -1)
     labels = np.where(which >= 0, classes[which] + 1, BACKGROUND)
-    return ProposalTargets(every[np.concatenate([objects, others])], labels, which)
+    return ProposalTargets(every[chosen], labels, which)
 
 
 def _some(

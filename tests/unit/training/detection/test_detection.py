@@ -91,8 +91,10 @@ def test_a_detector_learns(tmp_path: Path) -> None:
     """In a few steps; what is kept is the detector as it is served."""
     photos = [labelled(seed) for seed in range(4)]
     config = DetectorTrainingConfig(epochs=4, learning_rate=3e-3, warmup_steps=1, proposals=8)
-    trainer = DetectorTrainer(RegionDetector(CONFIG), config)
-    trainer.run(photos, tmp_path / "made", quiet=True)
+    trainer = DetectorTrainer(
+        RegionDetector(CONFIG), config, tmp_path / "made", ("box", "ball"), quiet=True
+    )
+    trainer.run(photos)
     history = json.loads((tmp_path / "made" / "training.json").read_text())["history"]
     assert len(history) == 4
     for loss in ("objectness", "classes"):
