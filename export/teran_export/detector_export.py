@@ -7,15 +7,16 @@ from typing import Any
 
 from teran.detector import RegionDetector
 from teran.errors import ExportError
-from teran_export.detector_gate import DetectorCheck, DetectorGate, choose_precision
+from teran_export.detector_gate import DetectorCheck, DetectorGate
 from teran_export.detector_graphs import PORTABLE_REGION_NETWORK, PROPOSAL_NETWORK, REGION_NETWORK
 from teran_export.engines import Engine
-from teran_export.engines.base import Run, Source
+from teran_export.engines.base import Source
 from teran_export.graphs import Graph
 from teran_export.limits import MAX_REGIONS
 from teran_export.manifest import DETECTOR_ANSWERS
 from teran_export.options import ExportOptions
 from teran_export.repository import RepositoryBuilder
+from teran_export.trial import try_all
 
 
 @dataclass(frozen=True)
@@ -79,34 +80,19 @@ def add_detector(
     errors = _write_graphs(sources, report) if engine.starts_from_onnx else {}
     report("asking PyTorch what the detector finds")
     gate = DetectorGate.of(detector, options.photos, timed=engine.runs_here, report=report)
-    checks: dict[str, DetectorCheck] = {}
-    failures: dict[str, str] = {}
 
     def directory(precision: str, graph: Graph) -> Path:
         return work / precision / graph.name
 
-    for precision in precisions:
-        report(f"building and checking the detector for {engine.name} in {precision}")
+    def attempt(precision: str) -> DetectorCheck:
+        for graph, source in sources.items():
+            directory(precision, graph).mkdir(parents=True, exist_ok=True)
+            samples = [sample.inputs(graph) for sample in gate.samples]
+            engine.build(source, directory(precision, graph), precision, samples)
+        return gate.check(lambda graph: engine.load(graph, directory(precision, graph), precision))
 
-        def load(graph: Graph, precision: str = precision) -> Run:
-            return engine.load(graph, directory(precision, graph), precision)
-
-        try:
-            for graph, source in sources.items():
-                directory(precision, graph).mkdir(parents=True, exist_ok=True)
-                samples = [sample.inputs(graph) for sample in gate.samples]
-                engine.build(source, directory(precision, graph), precision, samples)
-            checks[precision] = gate.check(load)
-        except ExportError as error:
-            failures[precision] = str(error)
-            report(f"  {error}")
-        else:
-            report(f"  {_summary(checks[precision])}")
-    chosen = choose_precision(checks)
-    if chosen is None:
-        failures |= {p: str(check.failure()) for p, check in checks.items()}
-        reasons = "; ".join(f"{p}: {reason}" for p, reason in failures.items())
-        raise ExportError(f"nothing published, no precision of the detector passed: {reasons}")
+    report(f"building and checking the detector for {engine.name}")
+    chosen, checks = try_all(precisions, attempt, report)
     report(f"publishing the detector in {chosen}")
     for graph, source in sources.items():
         folder = builder.version_directory(graph.name)
@@ -133,10 +119,3 @@ def _write_graphs(sources: dict[Graph, Source], report: Callable[[str], None]) -
         report(f"writing the {graph.name} graph and checking it against PyTorch")
         errors[graph.name] = write_graph(graph, source.model, source.onnx.parent)
     return errors
-
-
-def _summary(check: DetectorCheck) -> str:
-    recall = "" if check.box_recall is None else f", {check.box_recall:.1%} of the regions"
-    verdict = check.failure() or "passes"
-    time = f", {check.milliseconds:.0f} ms a photo" if check.milliseconds else ""
-    return f"cosine {check.mean_cosine:.5f}{recall}{time}: {verdict}"

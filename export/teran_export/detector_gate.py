@@ -69,6 +69,12 @@ class DetectorCheck:
             return f"it finds {self.box_recall:.1%} of the regions; {MIN_BOX_RECALL:.0%} are needed"
         return None
 
+    def summary(self) -> str:
+        """The figures, in a few words."""
+        recall = "" if self.box_recall is None else f", {self.box_recall:.1%} of the regions"
+        time = f", {self.milliseconds:.0f} ms a photo" if self.milliseconds else ""
+        return f"cosine {self.mean_cosine:.5f}{recall}{time}"
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -239,12 +245,6 @@ class DetectorGate:
         )
         theirs = choose(sample.features[0], sample.classes[0], sample.proposals[0], self._config)
         return float((overlaps(theirs.boxes, ours.boxes).max(axis=1) >= MATCHED).mean())
-
-
-def choose_precision(checks: Mapping[str, DetectorCheck]) -> str | None:
-    """The fastest precision that passes, or None where none does."""
-    passing = [precision for precision, check in checks.items() if not check.failure()]
-    return min(passing, key=lambda p: checks[p].milliseconds or 0.0, default=None)
 
 
 def _files(photos: Path) -> list[Path]:

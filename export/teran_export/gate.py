@@ -72,6 +72,13 @@ class PrecisionCheck:
             return f"recall changes by {self.recall_drop:.2f} points, more than {MAX_RECALL_DROP}"
         return None
 
+    def summary(self) -> str:
+        """The figures, in a few words."""
+        cosine = min(encoder.mean_cosine for encoder in self.encoders.values())
+        recall = "" if self.recall_drop is None else f", recall changes by {self.recall_drop} pt"
+        time = f", {self.milliseconds:.1f} ms a batch" if self.milliseconds else ""
+        return f"cosine {cosine:.5f}{recall}{time}"
+
 
 @dataclass(frozen=True, eq=False)
 class Answers:
@@ -185,12 +192,6 @@ class Gate:
             [align(regions, block, pooling=self._pooling)[0] for block in words.split(64)], dim=1
         ).numpy()
         return Recall.of(image_ranks(scores, self._data.image_of_caption))
-
-
-def choose(checks: Mapping[str, PrecisionCheck]) -> str | None:
-    """The fastest precision that passes, or None where none does."""
-    passing = [precision for precision, check in checks.items() if not check.failure()]
-    return min(passing, key=lambda p: checks[p].milliseconds, default=None)
 
 
 def _run(data: CalibrationData, graph: Graph, run: Run) -> tuple[Floats, float]:

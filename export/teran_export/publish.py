@@ -24,7 +24,7 @@ from teran_export.calibration import CalibrationData
 from teran_export.detector_export import add_detector, read_detector
 from teran_export.engines import ENGINES, Engine
 from teran_export.engines.base import TIMING_CACHE, Run, Source
-from teran_export.gate import Answers, EncoderCheck, Gate, PrecisionCheck, choose
+from teran_export.gate import Answers, EncoderCheck, Gate, PrecisionCheck
 from teran_export.graphs import (
     ALIGNMENT,
     FEATURE_TYPES,
@@ -44,6 +44,7 @@ from teran_export.repository import (
     RepositoryBuilder,
 )
 from teran_export.sensitivity import keep_in_float
+from teran_export.trial import try_all
 
 CALIBRATED = ("int8", "fp8")
 _UNTIMED = "fp16"
@@ -174,23 +175,13 @@ def _build(
     }
     _keep_timing_cache(options.out, work)
     answers = Answers.of(model, data, options.feature_precision)
-    gate, checks = Gate(answers, timed=engine.runs_here), {}
-    failures: dict[str, str] = {}
-    for precision in precisions:
-        report(f"building and checking the encoders for {engine.name} in {precision}")
-        try:
-            checks[precision] = _try(engine, precision, gate, answers.data, sources, work)
-        except ExportError as error:
-            failures[precision] = str(error)
-            report(f"  {error}")
-        else:
-            report(f"  {_summary(checks[precision])}")
-    chosen = choose(checks)
-    if chosen is None:
-        failures |= {p: str(check.failure()) for p, check in checks.items()}
-        reasons = "; ".join(f"{p}: {reason}" for p, reason in failures.items())
-        raise ExportError(f"nothing published, no precision passed: {reasons}")
-
+    gate = Gate(answers, timed=engine.runs_here)
+    report(f"building and checking the encoders for {engine.name}")
+    chosen, checks = try_all(
+        precisions,
+        lambda precision: _try(engine, precision, gate, answers.data, sources, work),
+        report,
+    )
     report(f"publishing {engine.name} in {chosen}")
     builder = RepositoryBuilder(repository, model.config, options.limits, options.feature_precision)
     builder.add_tokenizer(model.tokenizer)
@@ -292,14 +283,6 @@ def _try(
         if not build(graph).passes() and precision == "int8":
             kept[graph.name] = keep_in_float(partial(build, graph))
     return gate.check(load, kept)
-
-
-def _summary(check: PrecisionCheck) -> str:
-    cosine = min(encoder.mean_cosine for encoder in check.encoders.values())
-    recall = "" if check.recall_drop is None else f", recall changes by {check.recall_drop} pt"
-    verdict = check.failure() or "passes"
-    time = f", {check.milliseconds:.1f} ms a batch" if check.milliseconds else ""
-    return f"cosine {cosine:.5f}{recall}{time}: {verdict}"
 
 
 def _swap(repository: Path, out: Path) -> None:

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from teran_export import ExportOptions, export
 from teran_export.detector_export import read_detector
-from teran_export.detector_gate import DetectorCheck, DetectorGate, choose_precision
+from teran_export.detector_gate import DetectorCheck, DetectorGate
 from teran_export.detector_graphs import PORTABLE_REGION_NETWORK, PROPOSAL_NETWORK, REGION_NETWORK
 from teran_export.engines import ENGINES
 from teran_export.engines.base import Source
 from teran_export.graphs import Arrays, Graph
 from teran_export.onnx_graphs import write_graph
 from teran_export.options import BuildOptions
+from teran_export.trial import fastest
 
 from teran.detector import DetectorConfig, RegionDetector
 from teran.detector.random import random_detector
@@ -150,13 +151,11 @@ def test_an_engine_that_errs_is_refused(gate: DetectorGate) -> None:
 
     check = gate.check(load)
     assert "cosines: -1.0000 of the map" in str(check.failure())
-    assert choose_precision({"int8": check}) is None
+    assert fastest({"int8": check}) is None
     good = DetectorCheck(1.0, 1.0, 1.0, 1.0, 9.0)
     few = replace(good, box_recall=0.8, milliseconds=1.0)
     assert "it finds 80.0% of the regions; 90% are needed" in str(few.failure())
-    assert choose_precision(
-        {"fp32": good, "int8": few, "bf16": replace(good, milliseconds=5.0)}
-    ) == ("bf16")
+    assert fastest({"fp32": good, "int8": few, "bf16": replace(good, milliseconds=5.0)}) == ("bf16")
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_built(
