@@ -106,7 +106,13 @@ def reference_configs(archive: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 @pytest.fixture(scope="session")
-def repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_repository(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model for OpenVINO in fp32, so that results can be compared closely."""
     out = tmp_path_factory.mktemp("published") / "repository"
     return export(ExportOptions(tiny_bundle, out, "openvino", "fp32")).path
+
+
+@pytest.fixture(scope="session")
+def repository(tiny_repository: Path) -> Path:
+    """What is served, unless a module says otherwise."""
+    return tiny_repository

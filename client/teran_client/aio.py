@@ -365,13 +365,18 @@ class AsyncTeranClient(AsyncGalleryVerbs):
         ]
 
     async def profile(
-        self, caption: str, image: ImageRegions | None = None, calls: int = 50
+        self, caption: str, image: Encodable | None = None, calls: int = 50
     ) -> Profile:
         """Show where the time of a call goes: `encode_captions`, or `match` if there is an image.
 
         The server's part is read from its statistics, so other clients' requests count as well.
         """
-        return await profile(self._channel, await self.info(), caption, image, calls)
+        info = await self.info()
+        if image is not None:
+            image = protocol.check_image(image, "image", info)
+            if isinstance(image, Photo):
+                await self._require_photos()
+        return await profile(self._channel, info, caption, image, calls)
 
     async def _require_photos(self) -> None:
         if not await self.takes_photos():

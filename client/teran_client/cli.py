@@ -191,19 +191,22 @@ def profile(
     caption: str = "two dogs run on a beach",
     /,
     *,
+    photo: Path | None = None,
     calls: Positive = 50,
     connection: Connection = Connection(),
 ) -> None:
     """Show where the time of encoding a caption goes: client, network, queue, compute.
 
-    Example: teran profile "a red ball left of a blue box" --calls 200
+    Examples: teran profile "a red ball left of a blue box" --calls 200
+              teran profile "a red ball" --photo ball.jpg --calls 10
 
     Args:
         caption: A sentence.
+        photo: A photo that it is matched with; the time is that of both.
         calls: How many calls to make.
     """
     with connection.client() as client:
-        print(client.profile(caption, calls=calls))
+        print(client.profile(caption, photo, calls=calls))
 
 
 def whole_app() -> App:

@@ -125,14 +125,18 @@ class AsyncGalleryVerbs:
         async def store(
             model: str, inputs: protocol.Arrays, records: Sequence[bytes], *, bulk: bool
         ) -> None:
-            inputs["record"] = pack_texts(records)
-            parameters = {"gallery": gallery}
             await self._infer(
-                model, inputs, ("report",), parameters=parameters, timeout=timeout, bulk=bulk
+                model,
+                {**inputs, "record": pack_texts(records)},
+                ("report",),
+                parameters={"gallery": gallery},
+                timeout=timeout,
+                bulk=bulk,
             )
 
-        async def send_photo(one: tuple[Entry, bytes, Photo], *, bulk: bool) -> str | None:
-            entry, record, photo = one
+        async def send_photo(
+            entry: Entry, photo: Photo, record: bytes, *, bulk: bool
+        ) -> str | None:
             await self._require_photos()
             try:
                 inputs = await protocol.photo_inputs(photo)
@@ -147,19 +151,18 @@ class AsyncGalleryVerbs:
         async def send(
             batch: Sequence[tuple[Entry, bytes]], *, bulk: bool = False
         ) -> Sequence[str | None]:
-            photos, others = [], []
-            for entry, record in batch:
-                if isinstance(entry.content, Photo):
-                    photos.append((entry, record, entry.content))
-                else:
-                    others.append((entry.content, record))
-            if photos and others:
+            photos = [
+                (entry, entry.content, record)
+                for entry, record in batch
+                if isinstance(entry.content, Photo)
+            ]
+            if photos and len(photos) < len(batch):
                 raise TeranInputError("photos are mixed with others; pass one kind at a time")
             if photos:
-                return [await send_photo(one, bulk=bulk) for one in photos]
-            contents, records = zip(*others, strict=True)
+                return [await send_photo(*one, bulk=bulk) for one in photos]
+            contents = [cast("str | ImageRegions", entry.content) for entry, _ in batch]
             model, inputs = _inputs(contents, info, "index_captions", "index")
-            await store(model, inputs, records, bulk=bulk)
+            await store(model, inputs, [record for _, record in batch], bulk=bulk)
             return [entry.id for entry, _ in batch]
 
         if is_one:

@@ -8,16 +8,24 @@ from tritonclient.grpc import service_pb2
 from teran_client import protocol
 from teran_client.channel import Channel
 from teran_client.images import ImageRegions
+from teran_client.photos import Photo
 from teran_client.results import Profile
 
 
 async def profile(
-    channel: Channel, info: protocol.ModelInfo, caption: str, image: ImageRegions | None, calls: int
+    channel: Channel,
+    info: protocol.ModelInfo,
+    caption: str,
+    image: ImageRegions | Photo | None,
+    calls: int,
 ) -> Profile:
-    """Call `encode_caption`, or `match` if there is an image, and read the server's statistics."""
+    """Call `encode_caption`, or match it with an image, and read the server's statistics."""
     inputs: protocol.Arrays = protocol.caption_inputs([caption])
     model, outputs = "encode_caption", ("word_embeddings", "tokens")
-    if image is not None:
+    if isinstance(image, Photo):
+        inputs |= await protocol.photo_inputs(image)
+        model, outputs = "match_photo", ("scores", "region_word_similarity")
+    elif image is not None:
         inputs |= protocol.image_inputs([image], info)
         model, outputs = "match", ("scores", "region_word_similarity")
 

@@ -11,7 +11,7 @@ from teran_client.call import Timeout
 from teran_client.channel import Tls
 from teran_client.entry import Indexable, IndexableOne
 from teran_client.gallery import QueryLike, Refused, Report, Where
-from teran_client.images import Floats, ImageRegions
+from teran_client.images import Floats
 from teran_client.metrics import ClientMetrics
 from teran_client.photos import PhotoLike
 from teran_client.protocol import ModelInfo
@@ -200,7 +200,7 @@ class TeranClient(BlockingClient):
         """
         return self._run(self._client.rank(caption, images, k, timeout=timeout))
 
-    def profile(self, caption: str, image: ImageRegions | None = None, calls: int = 50) -> Profile:
+    def profile(self, caption: str, image: Encodable | None = None, calls: int = 50) -> Profile:
         """Show where the time of a call goes: `encode_captions`, or `match` if there is an image.
 
         The server's part is read from its statistics, so other clients' requests count as well.

@@ -134,6 +134,13 @@ def test_photos_are_indexed_searched_and_matched(folder: Path, client: TeranClie
     ][:2]
 
 
+def test_where_the_time_of_a_photo_goes(folder: Path, client: TeranClient) -> None:
+    found = client.profile(CAPTION, folder / "0.jpg", calls=2)
+    networks = {"photo", "proposal_network", "region_network", "visual_encoder", "textual_encoder"}
+    assert networks <= set(found.models)
+    assert all(compute > 0 for _, compute in found.models.values())
+
+
 REFUSED = {
     "no photo": (b"nothing of the kind", "not a photo in JPEG, PNG, WEBP"),
     "a GIF": (encoded(picture(40, 40), "GIF"), "not a photo in JPEG, PNG, WEBP"),
@@ -203,11 +210,10 @@ def test_features_may_go_on_in_half_precision(
 
 
 def test_photos_need_a_server_that_takes_them(
-    tiny_bundle: Path, tmp_path: Path, folder: Path
+    tiny_repository: Path, tmp_path: Path, folder: Path
 ) -> None:
-    plain = export(ExportOptions(tiny_bundle, tmp_path / "repository", "openvino", "fp32")).path
     with (
-        background_server(plain, "--gallery", str(tmp_path / "gallery")) as running,
+        background_server(tiny_repository, "--gallery", str(tmp_path / "gallery")) as running,
         TeranClient(running.url) as connected,
     ):
         for call in (connected.detect, connected.encode_images, connected.index, connected.search):
