@@ -1,26 +1,21 @@
-"""Requests that nobody would send by mistake, what came of them, and who must not notice.
+"""Requests that nobody would send by mistake, and what came of them.
 
 `make hostile` sends ten thousand.
 """
 
 import json
 import os
-import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from teran_client import Entry, SearchResult, TeranClient
 from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks import machine
 from teran.contract import pack_texts
 from tests.conftest import TINY
-from tests.data import images
 
 REQUESTS = int(os.environ.get("HOSTILE_REQUESTS", "1500"))
 RESULT = os.environ.get("HOSTILE_RESULT")
@@ -175,70 +170,3 @@ def note(protocol: str, told: dict[str, int], **more: float) -> None:
             "results": {**before, protocol: found},
         }
         file.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _same(found: SearchResult, expected: SearchResult) -> bool:
-    """Whether two searches found the same, in the same order and with the same scores."""
-    if [hit.id for hit in found.hits] != [hit.id for hit in expected.hits]:
-        return False
-    scores, wanted = ([hit.score for hit in one.hits] for one in (found, expected))
-    return bool(np.allclose(scores, wanted, rtol=1e-4))
-
-
-class Neighbour:
-    """A good client that searches all the time, and knows what it has to find."""
-
-    def __init__(self, url: str) -> None:
-        self._client = TeranClient(url, timeout=30)
-        photos = images(30, longest=10)
-        self._client.index(
-            [Entry(one, f"mine {i}") for i, one in enumerate(photos)], gallery="mine"
-        )
-        self.expected = self.find()
-        self._alone = [self._timed() for _ in range(200)]
-        self._times: list[float] = []
-        self.wrong: list[object] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work)
-
-    @property
-    def slowdown(self) -> float:
-        """How many times as long as alone a search took, by the medians."""
-        return round(median(self._times) / median(self._alone), 2)
-
-    def told(self) -> dict[str, float]:
-        """How long its searches took, alone and beside the others, in milliseconds."""
-        alone, beside = (1e3 * np.array(times) for times in (self._alone, self._times))
-        return {
-            f"neighbours_{name}_{percent}_ms": round(float(np.percentile(times, percent)), 1)
-            for name, times in (("alone", alone), ("beside", beside))
-            for percent in (50, 99)
-        } | {"neighbours_search_times_its_usual": self.slowdown}
-
-    def find(self) -> SearchResult:
-        return self._client.search("a dog runs", k=5, gallery="mine")
-
-    def _timed(self) -> float:
-        started = time.monotonic()
-        self.find()
-        return time.monotonic() - started
-
-    def _work(self) -> None:
-        while not self._stop.wait(0.01):
-            started = time.monotonic()
-            try:
-                found = self.find()
-                if not _same(found, self.expected):
-                    self.wrong.append(found)
-            except Exception as error:
-                self.wrong.append(error)
-            self._times.append(time.monotonic() - started)
-
-    def __enter__(self) -> "Neighbour":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._client.close()

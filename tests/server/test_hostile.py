@@ -21,11 +21,11 @@ from tests.server.hostile import (
     RESULT,
     TYPES,
     USUAL,
-    Neighbour,
     note,
     packed,
     requests,
 )
+from tests.server.neighbour import Neighbour
 
 CODES = {
     grpc.StatusCode.INVALID_ARGUMENT,

@@ -17,16 +17,8 @@ from hypothesis import strategies as st
 
 from teran.cli.background import BackgroundServer, background_server
 from teran.supervisor.host import free_ports
-from tests.server.hostile import (
-    BYTES,
-    NUMBERS,
-    RECORDS,
-    REQUESTS,
-    RESULT,
-    Neighbour,
-    note,
-    requests,
-)
+from tests.server.hostile import BYTES, NUMBERS, RECORDS, REQUESTS, RESULT, note, requests
+from tests.server.neighbour import Neighbour
 
 REFUSED = (400, 403, 404, 405, 501, 503)
 LONGEST_PATH = 1 << 13
