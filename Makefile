@@ -25,8 +25,9 @@ demo: $(READY) ## Export, serve, search 1,000 unseen scenes, write a page
 monitor: $(READY) ## Serve under load with Prometheus beside it, and show what happens (SECONDS=60)
 	$(BIN)/python -m monitoring.live --seconds $(SECONDS)
 
-train-demo: $(READY) ## Train the demo's model again, on the CPU
-	$(BIN)/python -m examples.scenes.train
+train-demo: $(READY) ## Train the demo's detector and its model again, on the CPU
+	$(BIN)/python -m examples.scenes.train_detector --out build/scenes/detector
+	$(BIN)/python -m examples.scenes.train --out build/scenes --detector build/scenes/detector
 
 test: $(READY) ## Run all tests, on a real Triton server
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit

@@ -28,6 +28,7 @@ from rich.progress import track
 from benchmarks import machine
 from examples.scenes.dataset import make_split
 from examples.scenes.demo import MODEL as SCENES_MODEL
+from examples.scenes.regions import find_regions
 from teran.gallery.catalog import Model
 from teran.gallery.embedded.gallery import EmbeddedGallery, create_gallery
 from teran.gallery.item import Item
@@ -232,17 +233,15 @@ def scenes(count: int) -> tuple[Callable[[int], Floats], list[Floats], int]:
     assert model.tokenizer is not None
     tokenizer, parts = CaptionTokenizer(model.tokenizer), []
     with torch.inference_mode():
-        for start in range(0, count, 100):
-            some = samples[start : start + 100]
-            features = torch.from_numpy(np.stack([one.features for one in some]))
-            boxes = torch.from_numpy(np.stack([one.boxes for one in some]))
-            parts.append(model.encode_images(features, boxes).numpy())
+        for one in find_regions(samples):
+            features, boxes = torch.from_numpy(one.features), torch.from_numpy(one.boxes)
+            parts.append(model.encode_images(features[None], boxes[None])[0].numpy())
         tokens = tokenizer.encode([one.captions[0].text for one in samples[:40]])
         words = model.encode_captions(
             torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.attention_mask)
         ).numpy()
     queries = [one[mask] for one, mask in zip(words, tokens.word_mask, strict=True)]
-    flat, place = np.concatenate(parts).reshape(-1, model.config.embed_dim), [0]
+    flat, place = np.concatenate(parts), [0]
 
     def draw(rows: int) -> Floats:
         place[0] += rows

@@ -25,7 +25,8 @@ from teran_export import ExportOptions, export
 
 from benchmarks import machine
 from examples.scenes.dataset import make_split
-from examples.scenes.demo import MODEL, as_image
+from examples.scenes.demo import MODEL
+from examples.scenes.regions import find_regions
 from teran.cli.background import BackgroundServer, background_server
 
 CONCURRENCY = 8
@@ -101,7 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     samples = make_split("test", 300)
     captions = [caption.text for sample in samples for caption in sample.captions]
-    entries = [Entry(as_image(sample, f"{i}"), f"{i}") for i, sample in enumerate(samples)]
+    entries = [Entry(image, image.name) for image in find_regions(samples)]
     rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
     singles: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:

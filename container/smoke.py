@@ -5,7 +5,7 @@ import sys
 from teran_client import Entry, TeranClient
 
 from examples.scenes.dataset import make_split
-from examples.scenes.demo import as_image
+from examples.scenes.regions import find_regions
 
 SCENES = 100
 
@@ -13,11 +13,11 @@ SCENES = 100
 def main(url: str) -> None:
     """Search 100 scenes for their captions."""
     samples = make_split("test", SCENES)
-    images = [as_image(sample, f"scene {i}") for i, sample in enumerate(samples)]
+    images = find_regions(samples)
     with TeranClient(url) as client:
         client.index([Entry(image, image.name) for image in images], gallery="smoke")
         results = client.search([s.captions[0].text for s in samples], k=10, gallery="smoke")
-        found = sum(f"scene {i}" in [hit.id for hit in r] for i, r in enumerate(results))
+        found = sum(str(i) in [hit.id for hit in r] for i, r in enumerate(results))
         match = client.match(images[0], samples[0].captions[0].text)
         client.drop_gallery("smoke")
     print(f"{found} of {SCENES} captions found their scene among ten; {match.score_per_word:.2f}")

@@ -18,7 +18,8 @@ from teran_client import ImageRegions, TeranClient
 from teran_export import ExportOptions, export
 
 from examples.scenes.dataset import make_split
-from examples.scenes.demo import MODEL, as_image
+from examples.scenes.demo import MODEL
+from examples.scenes.regions import find_regions
 from monitoring.load import MixedLoad
 from monitoring.local import Prometheus, addresses, find_prometheus, prometheus
 from teran.cli.background import background_server
@@ -63,7 +64,7 @@ def _run(repository: Path | None, seconds: float, clients: int, picture: Path | 
         console.print("exporting the demo's model")
         repository = export(ExportOptions(MODEL, WORK / "repository", "openvino", "fp32")).path
         samples = make_split("test", 300)
-        images = [as_image(sample, f"{i}") for i, sample in enumerate(samples)]
+        images = find_regions(samples)
         captions = [sample.captions[0].text for sample in samples]
     for name in ("gallery", "prometheus"):
         shutil.rmtree(WORK / name, ignore_errors=True)

@@ -1,7 +1,7 @@
 """`make dist`: builds wheel and source distribution, and proves them in empty environments.
 
 The base install is the client alone; the `server` extra serves the demo's repository. The checkout
-only exports that repository and writes the features that are searched.
+only exports that repository and draws the pictures that are searched.
 """
 
 import json
@@ -13,18 +13,19 @@ import time
 import venv
 from pathlib import Path
 
-import numpy as np
 from teran_export import ExportOptions, export
 
-from examples.scenes.dataset import Sample, make_split
+from examples.scenes.dataset import make_pngs, make_split
+from examples.scenes.demo import MODEL
+from examples.scenes.regions import DETECTOR
 from teran.cli.background import background_server
 
 ROOT = Path(__file__).parents[1]
 DIST, WORK = ROOT / "dist", ROOT / "build" / "dist"
 BASE = {
     "attrs", "cyclopts", "docstring-parser", "grpcio", "markdown-it-py", "mdurl", "ml-dtypes",
-    "numpy", "packaging", "pip", "protobuf", "pygments", "python-rapidjson", "rich", "rich-rst",
-    "setuptools", "teran-serving", "tritonclient", "typing-extensions", "urllib3",
+    "numpy", "packaging", "pillow", "pip", "protobuf", "pygments", "python-rapidjson", "rich",
+    "rich-rst", "setuptools", "teran-serving", "tritonclient", "typing-extensions", "urllib3",
 }  # fmt: skip
 """All that a base install may bring."""
 HELP_SECONDS = 1.0
@@ -83,30 +84,25 @@ def prove_base(base: Path) -> None:
 def prove_server(server: Path, base: Path) -> None:
     """The wheel's own server answers the wheel's own client."""
     step("serving the demo's model from the wheel")
-    model = ROOT / "examples" / "scenes" / "model"
-    repository = export(ExportOptions(model, WORK / "repository", "openvino", "fp32"), print).path
+    options = ExportOptions(MODEL, WORK / "repository", "openvino", "fp32", detector=DETECTOR)
+    repository = export(options, print).path
     samples = make_split("test", SCENES)
-    write_features(samples, WORK / "features")
+    pictures = WORK / "pictures"
+    pictures.mkdir()
+    for i, png in enumerate(make_pngs(samples)):
+        (pictures / f"{i:03d}.png").write_bytes(png)
     with background_server(repository, program=[server / "teran"]) as running:
         url = running.url
-        run(base / "teran", "index", "features", "--size", "1x1", "--url", url)
+        run(base / "teran", "index", "pictures", "--url", url)
         found = 0
         for i, sample in enumerate(samples):
             caption = sample.captions[0].text
             hits = json.loads(run(base / "teran", "search", caption, "--json", "--url", url))[
                 "hits"
             ]
-            found += hits[0]["id"] == f"{i:03d}"
+            found += hits[0]["id"] == f"{i:03d}.png"
     print(f"{found} of {SCENES} captions found their scene first")
     require(found >= 0.8 * SCENES, "too few")
-
-
-def write_features(samples: list[Sample], folder: Path) -> None:
-    """Scenes in the authors' files."""
-    folder.mkdir()
-    for i, sample in enumerate(samples):
-        np.savez(folder / f"{i:03d}.npz", feat=sample.features)
-        np.save(folder / f"{i:03d}.npy", sample.boxes)
 
 
 def clean_environment() -> dict[str, str]:

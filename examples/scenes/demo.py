@@ -1,28 +1,37 @@
-"""The demo: export, serve, index 1,000 unseen scenes over gRPC, search them, show the results."""
+"""The demo: export, serve, send 1,000 unseen pictures over gRPC, search them, show the results."""
 
 import argparse
 import json
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
-from teran_client import Entry, ImageRegions, Ranked, TeranClient
+from teran_client import Entry, Photo, Ranked, TeranClient
 from teran_export import ExportOptions, export
+from teran_export.options import AUTO
 
 from benchmarks import machine
-from examples.scenes.dataset import Sample, make_contrast_pair, make_split
-from examples.scenes.judge import contrast_hits, noun_hits
+from examples.scenes.captions import Caption
+from examples.scenes.dataset import Sample, make_contrast_pairs, make_pngs, make_split
+from examples.scenes.judge import contrast_hits, noun_hits, object_hits
+from examples.scenes.regions import DETECTOR, find_regions
 from examples.scenes.report import Query, write_report
+from examples.scenes.train import as_pairs, build_tokenizer
 from teran.cli.background import background_server
-from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
+from teran.evaluation.retrieval import Recall, caption_ranks
 
 MODEL = Path(__file__).parent / "model"
 GALLERY = "scenes"
+JUDGED = 300
+"""Scenes whose regions, words and sentences are looked at one by one."""
 QUERIES = (
     "a big red heart above a small blue star",
     "two green rings and a striped purple box",
@@ -30,136 +39,205 @@ QUERIES = (
     "a pink triangle and an orange cross with a small striped star",
 )
 console = Console()
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A scene, and its picture in a file."""
+
+    sample: Sample
+    photo: Photo
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything the demo measured, through the server."""
+    """Everything the demo measured, through the server; parts in percent."""
 
-    images: Recall
+    image_r1: float
+    """The right picture first in the gallery's ranking of all, which came as PNG bytes."""
+    image_r5: float
+    image_r10: float
     sentences: Recall
+    """Among those of the judged scenes."""
     contrast: float
+    """Captions that prefer their scene to one that differs in one attribute."""
     nouns: float
-    searched: tuple[float, float]
-    """Image R@1 and R@10 as the gallery's searches give them."""
+    """Whose best region covers an object they may mean, of the judged scenes."""
+    objects: float
+    """That a region covers, of the judged scenes."""
+    photos_per_second: float
+    """From PNG bytes to regions."""
     images_per_second: float
+    """From regions to embeddings."""
     captions_per_second: float
     indexed_per_second: float
+    """From PNG bytes to a durable gallery."""
     searches_per_second: float
     caption_ms: float
     search_ms: float
     match_ms: float
-    precision: str
+    precisions: str
+    """Of the detector and the encoders."""
     scenes: int
+    judged: int
 
 
-def as_image(sample: Sample, name: str) -> ImageRegions:
-    """A sample as the client takes it."""
-    return ImageRegions(sample.features, sample.boxes, name)
-
-
-def write_calibration(path: Path, scenes: int = 200) -> None:
-    """Write scenes of the validation split as calibration data for the export."""
+def write_calibration(path: Path, scenes: int = 100) -> None:
+    """Write what the detector finds in scenes of the validation split, with their captions."""
     samples = make_split("val", scenes)
+    batch = as_pairs(samples, find_regions(samples), build_tokenizer()).images(range(scenes))
     captions = [caption.text for sample in samples for caption in sample.captions]
-    features = np.stack([sample.features for sample in samples])
     partial = path.with_suffix(".partial.npz")
     np.savez(
         partial,
-        region_features=features,
-        boxes=np.stack([sample.boxes for sample in samples]),
-        region_mask=np.ones(features.shape[:2], bool),
+        region_features=batch.features,
+        boxes=batch.boxes,
+        region_mask=batch.mask,
         captions=np.array(captions),
         image_of_caption=np.repeat(np.arange(len(samples)), len(captions) // len(samples)),
     )
     partial.replace(path)
 
 
-def measure(client: TeranClient, samples: list[Sample], precision: str) -> Findings:
-    """Encode, score and judge everything."""
-    images = [as_image(sample, f"scene {i}") for i, sample in enumerate(samples)]
-    captions = [caption.text for sample in samples for caption in sample.captions]
-    owner = np.repeat(np.arange(len(samples)), len(captions) // len(samples))
+def write_photos(directory: Path, scenes: int = 16) -> None:
+    """Write pictures of the validation split: the detector is calibrated on them, and judged."""
+    directory.mkdir(exist_ok=True)
+    for i, png in enumerate(make_pngs(make_split("val", scenes))):
+        (directory / f"{i:03d}.png").write_bytes(png)
 
+
+def draw(samples: Sequence[Sample], noun: str) -> list[Drawn]:
+    """Draw samples into files in memory, each called by the noun and its number."""
+    pngs = make_pngs(samples, f"{noun}s")
+    return [
+        Drawn(sample, Photo(png, f"{noun} {i}"))
+        for i, (sample, png) in enumerate(zip(samples, pngs, strict=True))
+    ]
+
+
+def measure(
+    client: TeranClient, scenes: Sequence[Drawn], pairs: Sequence[Drawn], precisions: str
+) -> Findings:
+    """Index, search, detect, encode, score and judge."""
+    photos, captions, owner = [one.photo for one in scenes], *sentences(scenes)
     started = time.perf_counter()
+    entries = (Entry(photo, photo.name) for photo in photos)
+    ids = watched(client.index(entries, gallery=GALLERY), "indexing pictures", len(photos))
+    indexed = time.perf_counter()
+    console.print(f"indexed {len(ids)} pictures, from their bytes")
+    started_search = time.perf_counter()
+    results = client.search(captions, k=10, gallery=GALLERY)
+    searched = time.perf_counter()
+    console.print(f"searched them for {len(results)} captions")
+    hits = np.array(
+        [[hit.id == photos[i].name for hit in r] for r, i in zip(results, owner, strict=True)]
+    )
+
+    judged = scenes[:JUDGED]
+    captions, owner = sentences(judged)
+    started_detection = time.perf_counter()
+    detections = client.detect(one.photo for one in judged)
+    images = [one.regions for one in watched(detections, "detecting regions", len(judged))]
+    detected = time.perf_counter()
     regions = client.encode_images(images)
     encoded_images = time.perf_counter()
     words = client.encode_captions(captions)
     encoded_captions = time.perf_counter()
-    console.print(f"encoded {len(images)} images and {len(captions)} captions over gRPC")
     scores = client.score(regions, words)
-    console.print(f"scored {scores.size:,} pairs")
-    started_index = time.perf_counter()
-    ids = client.index([Entry(image, image.name) for image in images], gallery=GALLERY)
-    indexed = time.perf_counter()
-    results = client.search(captions, k=10, gallery=GALLERY)
-    searched = time.perf_counter()
-    console.print(f"indexed {len(ids)} images and searched them for {len(results)} captions")
-    found = [
-        [hit.id for hit in result].index(name) if any(hit.id == name for hit in result) else 10
-        for result, name in zip(results, (images[i].name for i in owner), strict=True)
-    ]
-
+    console.print(f"detected and encoded {len(judged)} by themselves, scored {scores.size:,} pairs")
     nouns: list[bool] = []
-    match_times = []
-    for i, sample in enumerate(samples):
-        caption = sample.captions[0]
-        before = time.perf_counter()
-        match = client.match(images[i], caption.text)
-        match_times.append(time.perf_counter() - before)
-        nouns += noun_hits(sample, caption, match.tokens, match.similarity)
-    contrast: list[bool] = []
-    for i in range(300):
-        pair = make_contrast_pair(i)
-        pair_images = [as_image(sample, f"contrast {i}") for sample in pair]
-        pair_scores = client.score(pair_images, [sample.captions[0].text for sample in pair])
-        contrast += contrast_hits(pair_scores)
-    caption_times, search_times = [], []
-    for caption_text in captions[:200]:
-        before = time.perf_counter()
-        client.encode_captions(caption_text)
-        encoded = time.perf_counter()
-        client.search(caption_text, gallery=GALLERY)
-        caption_times.append(encoded - before)
-        search_times.append(time.perf_counter() - encoded)
-    return Findings(
-        Recall.of(image_ranks(scores, owner)),
-        Recall.of(caption_ranks(scores, owner)),
-        100 * float(np.mean(contrast)),
-        100 * float(np.mean(nouns)),
-        (100 * float(np.mean(np.array(found) < 1)), 100 * float(np.mean(np.array(found) < 10))),
-        len(images) / (encoded_images - started),
-        len(captions) / (encoded_captions - encoded_images),
-        len(images) / (indexed - started_index),
-        len(captions) / (searched - indexed),
-        1e3 * median(caption_times),
-        1e3 * median(search_times),
-        1e3 * median(match_times),
-        precision,
-        len(samples),
+    for i, caption, word in zip(owner, spoken(judged), words, strict=True):
+        cosines = regions[i] @ word.word_embeddings.T
+        nouns += noun_hits(judged[i].sample, images[i].boxes, caption, word.tokens, cosines)
+    objects = [
+        hit
+        for one, image in zip(judged, images, strict=True)
+        for hit in object_hits(one.sample, image.boxes)
+    ]
+    image_r1, image_r5, image_r10 = (
+        100 * float(hits[:, :k].any(axis=1).mean()) for k in (1, 5, 10)
     )
+    return Findings(
+        image_r1=image_r1,
+        image_r5=image_r5,
+        image_r10=image_r10,
+        sentences=Recall.of(caption_ranks(scores, np.array(owner))),
+        contrast=judge_contrast(client, pairs),
+        nouns=100 * float(np.mean(nouns)),
+        objects=100 * float(np.mean(objects)),
+        photos_per_second=len(images) / (detected - started_detection),
+        images_per_second=len(images) / (encoded_images - detected),
+        captions_per_second=len(captions) / (encoded_captions - encoded_images),
+        indexed_per_second=len(photos) / (indexed - started),
+        searches_per_second=len(results) / (searched - started_search),
+        caption_ms=milliseconds(client.encode_captions, captions),
+        search_ms=milliseconds(lambda said: client.search(said, gallery=GALLERY), captions),
+        match_ms=milliseconds(lambda said: client.match(images[0], said), captions),
+        precisions=precisions,
+        scenes=len(scenes),
+        judged=len(judged),
+    )
+
+
+def spoken(scenes: Sequence[Drawn]) -> list[Caption]:
+    """All captions, scene after scene."""
+    return [caption for one in scenes for caption in one.sample.captions]
+
+
+def sentences(scenes: Sequence[Drawn]) -> tuple[list[str], list[int]]:
+    """All captions, and which scene each was written for."""
+    owner = [i for i, one in enumerate(scenes) for _ in one.sample.captions]
+    return [caption.text for caption in spoken(scenes)], owner
+
+
+def milliseconds(call: Callable[[str], object], captions: Sequence[str], calls: int = 100) -> float:
+    """The median of calls one after the other."""
+    times = []
+    for caption in captions[:calls]:
+        started = time.perf_counter()
+        call(caption)
+        times.append(time.perf_counter() - started)
+    return 1e3 * median(times)
+
+
+def watched(results: Iterable[Result], what: str, total: int) -> list[Result]:
+    """Wait for them all, and show a bar meanwhile."""
+    return list(track(results, what, total, console=console, transient=True))
+
+
+def judge_contrast(client: TeranClient, pairs: Sequence[Drawn]) -> float:
+    """How often, in percent, a caption prefers its scene to one that differs in one attribute."""
+    regions = client.encode_images([one.photo for one in pairs])
+    words = client.encode_captions([one.sample.captions[0].text for one in pairs])
+    hits: list[bool] = []
+    for i in range(0, len(pairs), 2):
+        hits += contrast_hits(client.score(regions[i : i + 2], words[i : i + 2]))
+    return 100 * float(np.mean(hits))
 
 
 def print_findings(f: Findings) -> None:
     """Print the table of results."""
-    table = Table(title=f"{f.scenes} unseen scenes, through Triton ({f.precision})")
+    table = Table(title=f"{f.scenes} unseen scenes, through Triton ({f.precisions})")
     table.add_column("what")
     table.add_column("result", justify="right")
+    first = f"first {f.judged}"
     rows = (
         (
-            "image retrieval R@1 / R@5 / R@10",
-            f"{f.images.r1:.1f} / {f.images.r5:.1f} / {f.images.r10:.1f} %",
+            "from PNG bytes to the gallery's ranking, R@1 / R@5 / R@10",
+            f"{f.image_r1:.1f} / {f.image_r5:.1f} / {f.image_r10:.1f} %",
         ),
         (
-            "sentence retrieval R@1 / R@5 / R@10",
+            f"sentence retrieval among the {first}, R@1 / R@5 / R@10",
             f"{f.sentences.r1:.1f} / {f.sentences.r5:.1f} / {f.sentences.r10:.1f} %",
         ),
-        ("the same, found in the gallery, R@1 / R@10", "{:.1f} / {:.1f} %".format(*f.searched)),
         ("contrast pairs told apart", f"{f.contrast:.1f} %"),
         ("nouns whose best region is the right object", f"{f.nouns:.1f} %"),
+        ("objects that a region covers", f"{f.objects:.1f} %"),
+        ("regions of a picture found, pictures per second", f"{f.photos_per_second:.1f}"),
         ("images encoded per second", f"{f.images_per_second:.0f}"),
         ("captions encoded per second", f"{f.captions_per_second:.0f}"),
-        ("images encoded and indexed per second", f"{f.indexed_per_second:.0f}"),
+        ("pictures detected, encoded and indexed per second", f"{f.indexed_per_second:.1f}"),
         ("searches per second, many at once", f"{f.searches_per_second:.0f}"),
         ("one caption encoded, median", f"{f.caption_ms:.1f} ms"),
         ("one search, caption to images, median", f"{f.search_ms:.1f} ms"),
@@ -170,11 +248,10 @@ def print_findings(f: Findings) -> None:
     console.print(table)
 
 
-def run_queries(client: TeranClient, samples: list[Sample]) -> list[Query]:
+def run_queries(client: TeranClient, scenes: Sequence[Drawn]) -> list[Query]:
     """Search for a few test captions and for sentences no scene was described by."""
-    images = [as_image(sample, f"scene {i}") for i, sample in enumerate(samples)]
     asked: list[tuple[str, int | None]] = [(text, None) for text in QUERIES]
-    asked += [(samples[i].captions[0].text, i) for i in range(0, min(len(samples), 40), 10)]
+    asked += [(scenes[i].sample.captions[0].text, i) for i in range(0, min(len(scenes), 40), 10)]
     queries = []
     for text, truth in asked:
         hits = client.search(text, k=5, gallery=GALLERY).hits
@@ -184,7 +261,7 @@ def run_queries(client: TeranClient, samples: list[Sample]) -> list[Query]:
             for place, hit in zip(places, hits, strict=True)
         ]
         best = places[0]
-        match = client.match(images[best], text)
+        match = client.match(scenes[best].photo, text)
         console.print(
             f"[bold]{text}[/bold] -> scene {best}, {match.score_per_word:.2f} per word"
             + ("" if truth is None else ", right" if truth == best else ", wrong")
@@ -198,7 +275,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where results go")
     parser.add_argument("--bundle", type=Path, default=MODEL, help="the model to serve")
+    parser.add_argument("--detector", type=Path, default=DETECTOR, help="what finds regions")
+    parser.add_argument("--precision", default=AUTO, help="of all engines (default: the fastest)")
     parser.add_argument("--scenes", type=int, default=1000, help="unseen scenes to search")
+    parser.add_argument("--pairs", type=int, default=150, help="near-identical pairs to tell apart")
     options = parser.parse_args()
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -208,29 +288,45 @@ def main() -> None:
     if not calibration.is_file():
         write_calibration(calibration)
     repository = options.out / "repository"
+    pictures = options.out / "photos"
+    if not pictures.is_dir():
+        write_photos(pictures)
     published = export(
-        ExportOptions(options.bundle, repository, calibration=calibration), console.print
+        ExportOptions(
+            options.bundle,
+            repository,
+            precision=options.precision,
+            calibration=calibration,
+            detector=options.detector,
+            photos=pictures,
+        ),
+        console.print,
     )
     console.rule("2. serve")
+    scenes = draw(make_split("test", options.scenes), "scene")
+    pairs = draw(make_contrast_pairs(options.pairs), "pair")
     flags = ("--gallery", str(options.out / "gallery"))
+    assert published.manifest.detector
+    detector_precision = published.manifest.detector["precision"]
+    precisions = f"detector {detector_precision}, encoders {published.manifest.precision}"
     with background_server(repository, *flags, log=options.out / "server.log") as server:
         console.print(f"Triton is ready on {server.url}")
         console.rule(f"3. {options.scenes} unseen scenes")
-        samples = make_split("test", options.scenes)
         with TeranClient(server.url) as client:
-            findings = measure(client, samples, published.manifest.precision)
+            findings = measure(client, scenes, pairs, precisions)
             print_findings(findings)
             console.rule("4. queries")
-            queries = run_queries(client, samples)
+            queries = run_queries(client, scenes)
     results = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "make demo",
+        "command": machine.command(),
         "machine": machine.describe(),
+        "seconds": round(time.perf_counter() - started),
         "results": asdict(findings),
     }
     (options.out / "scenes.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "index.html"
-    write_report(page, findings, queries, samples)
+    write_report(page, findings, queries, [one.sample for one in scenes])
     console.rule("done")
     console.print(f"server stopped; {time.perf_counter() - started:.0f} s in all")
     console.print(f"open [bold]{page}[/bold]")

@@ -66,12 +66,12 @@ def write_report(
 
     def words(query: Query) -> list[dict[str, str]]:
         sample = samples[query.ranking[0].index]
-        image, count = sample.image(), len(sample.pixel_boxes)
+        image, boxes = sample.image(), query.match.boxes * (WIDTH, HEIGHT, WIDTH, HEIGHT)
         shown = []
         for w in np.flatnonzero(query.match.word_mask):
-            word, column = query.match.tokens[w], query.match.similarity[:count, w]
+            word, column = query.match.tokens[w], query.match.similarity[:, w]
             if column.max() > _LOOKS:
-                heat = heat_map(image, sample.pixel_boxes, column)
+                heat = heat_map(image, boxes, column)
                 shown.append(
                     {"word": word, "cosine": f"{column.max():.2f}", "image": _data_url(heat, 200)}
                 )

@@ -1,10 +1,11 @@
-"""Trains the demo model on Scenes, from image-sentence pairs alone: `make train-demo`."""
+"""Trains the demo's TERAN on what the demo's detector finds, from image-sentence pairs alone."""
 
 import argparse
 import string
 from pathlib import Path
 
 import torch
+from teran_client import ImageRegions
 from tokenizers import Tokenizer
 
 from examples.scenes.captions import (
@@ -16,7 +17,7 @@ from examples.scenes.captions import (
     TEXTURE_NAMES,
 )
 from examples.scenes.dataset import Sample, make_split
-from examples.scenes.regions import FEATURE_DIM
+from examples.scenes.regions import DETECTOR, find_regions
 from examples.scenes.scene import COLOURS
 from teran.model import TeranConfig, TeranModel, TextConfig
 from teran.tokenizer import wordpiece_tokenizer
@@ -41,10 +42,10 @@ def build_tokenizer() -> Tokenizer:
     return wordpiece_tokenizer({token: index for index, token in enumerate(tokens)})
 
 
-def model_config(vocab_size: int) -> TeranConfig:
+def model_config(vocab_size: int, feature_dim: int) -> TeranConfig:
     """A TERAN of about a million weights."""
     return TeranConfig(
-        feature_dim=FEATURE_DIM,
+        feature_dim=feature_dim,
         embed_dim=128,
         visual_layers=1,
         joint_layers=1,
@@ -61,11 +62,13 @@ def model_config(vocab_size: int) -> TeranConfig:
     )
 
 
-def as_pairs(samples: list[Sample], tokenizer: Tokenizer) -> PairDataset:
-    """Turn samples into training pairs; everything but pixels, boxes and sentences stays behind."""
+def as_pairs(
+    samples: list[Sample], regions: list[ImageRegions], tokenizer: Tokenizer
+) -> PairDataset:
+    """Turn samples into training pairs; of a scene only what was detected goes along."""
     return PairDataset(
-        [sample.features for sample in samples],
-        [sample.boxes for sample in samples],
+        [one.features for one in regions],
+        [one.boxes for one in regions],
         [[e.ids for e in tokenizer.encode_batch([c.text for c in s.captions])] for s in samples],
     )
 
@@ -74,8 +77,9 @@ def main() -> None:
     """Train as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/scenes"), help="the run's folder")
-    parser.add_argument("--scenes", type=int, default=12000, help="training scenes")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--detector", type=Path, default=DETECTOR, help="what finds the regions")
+    parser.add_argument("--scenes", type=int, default=8000, help="training scenes")
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--margin", type=float, default=0.3)
@@ -84,8 +88,10 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizer = build_tokenizer()
-    train = as_pairs(make_split("train", options.scenes), tokenizer)
-    validation = as_pairs(make_split("val", 500), tokenizer)
+    train, validation = (
+        as_pairs(samples, find_regions(samples, options.detector), tokenizer)
+        for samples in (make_split("train", options.scenes), make_split("val", 500))
+    )
     config = TrainingConfig(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -98,7 +104,9 @@ def main() -> None:
         all_negatives_epochs=options.all_negatives_epochs,
     )
     torch.manual_seed(config.seed)
-    model = TeranModel(model_config(tokenizer.get_vocab_size()), tokenizer)
+    model = TeranModel(
+        model_config(tokenizer.get_vocab_size(), train.features[0].shape[1]), tokenizer
+    )
     print(f"{sum(p.numel() for p in model.parameters()):,} weights, {len(train)} scenes")
     trainer = Trainer(model, config, options.out)
     if options.resume:
