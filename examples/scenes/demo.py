@@ -224,11 +224,11 @@ def print_findings(f: Findings) -> None:
     first = f"first {f.judged}"
     rows = (
         (
-            "from PNG bytes to the gallery's ranking, R@1 / R@5 / R@10",
+            "image retrieval from PNG bytes, R@1 / R@5 / R@10",
             f"{f.image_r1:.1f} / {f.image_r5:.1f} / {f.image_r10:.1f} %",
         ),
         (
-            f"sentence retrieval among the {first}, R@1 / R@5 / R@10",
+            f"sentence retrieval, {first}, R@1 / R@5 / R@10",
             f"{f.sentences.r1:.1f} / {f.sentences.r5:.1f} / {f.sentences.r10:.1f} %",
         ),
         ("contrast pairs told apart", f"{f.contrast:.1f} %"),
