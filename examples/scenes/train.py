@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the run's last state")
     options = parser.parse_args()
 
+    print(f"finding the regions of {options.scenes} scenes, which takes its minutes", flush=True)
     tokenizer = build_tokenizer()
     train, validation = (
         as_pairs(samples, find_regions(samples, options.detector), tokenizer)
