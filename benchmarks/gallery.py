@@ -10,10 +10,10 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -65,6 +65,11 @@ class Vectors:
     def _axes(self) -> npt.NDArray[Any]:
         return self._random.standard_normal((48, self._dim))
 
+    def images(self, count: int) -> Iterator[Floats]:
+        """Images (REGIONS, dim)."""
+        for _ in range(count):
+            yield self.draw(REGIONS)
+
     def draw(self, rows: int) -> Floats:
         """(rows, dim); with structure, near randomly chosen topics."""
         noise = self._random.standard_normal((rows, self._dim)) / np.sqrt(self._dim)
@@ -110,21 +115,26 @@ def ceilings() -> dict[str, float]:
     return {name: round(value, 1) for name, value in found.items()}
 
 
-def build(directory: Path, count: int, draw: Callable[[int], Floats], dim: int) -> EmbeddedGallery:
-    """A gallery of so many images on disk, with its bounds fitted."""
+def build(directory: Path, images: Iterable[Floats], count: int, dim: int) -> int:
+    """Write a gallery of images (R, dim), with its bounds fitted; how many regions it has."""
     model = Model("0" * 64, dim, "MrSw")
     create_gallery(directory, Kind.IMAGES, model)
     gallery = EmbeddedGallery(directory, directory.name, model, kernel())
+    regions, waiting = 0, iter(images)
     for start in track(range(0, count, 64), f"storing {count} images", console=console):
-        size = min(64, count - start)
-        rows = draw(size * REGIONS).reshape(size, REGIONS, dim).astype(np.float16)
-        gallery.write([Item(f"{start + i}", one) for i, one in enumerate(rows)], [])
+        batch = [
+            Item(f"{start + i}", one.astype(np.float16))
+            for i, one in enumerate(islice(waiting, 64))
+        ]
+        gallery.write(batch, [])
+        regions += sum(len(one.rows) for one in batch)
     gallery.fit()
-    return gallery
+    gallery.close()
+    return regions
 
 
 def measure(
-    gallery: EmbeddedGallery, queries: list[Floats], repeat: int, *, peer: bool
+    gallery: EmbeddedGallery, regions: int, queries: list[Floats], repeat: int, *, peer: bool
 ) -> dict[str, Any]:
     """Times, shares of the work, and recall of one gallery."""
     compact, pooling = gallery._compact, Pooling("MrSw", Kind.IMAGES)
@@ -162,11 +172,12 @@ def measure(
     for count in (1, 8, 64):
         calls[f"scan bf16, {count} queries"] = partial(scan_bf16, count)
     times = timed(calls, repeat)
-    operations = 2 * len(gallery) * REGIONS * compact.chunks[0].rows().values.shape[2] * WORDS
+    operations = 2 * regions * compact.chunks[0].rows().values.shape[2] * WORDS
     exact = [scanner.search(without, [Query(q, K, exact=True)])[0] for q in queries]
     scanned = [scanner.search(without, [Query(q, K)])[0] for q in queries]
     result: dict[str, Any] = {
         "images": len(gallery),
+        "regions": regions,
         "dim": gallery.model.embed_dim,
         "p50_ms": {name: round(median(values), 2) for name, values in times.items()},
         "p95_ms": {name: round(quantiles(values, n=20)[-1], 2) for name, values in times.items()},
@@ -226,28 +237,22 @@ def _bf16_recall(rows: list[Rows], compact: Any, pooling: Pooling, queries: list
     return kept / (K * len(queries))
 
 
-def scenes(count: int) -> tuple[Callable[[int], Floats], list[Floats], int]:
-    """Real embeddings of the Scenes model: drawn in turn, with captions as queries."""
+def scenes(count: int) -> tuple[list[Floats], list[Floats], int]:
+    """Real embeddings of the demo's model: images (R, dim), and captions as queries."""
     samples = make_split("train", count)
     model = TeranModel.from_pretrained(SCENES_MODEL)
     assert model.tokenizer is not None
-    tokenizer, parts = CaptionTokenizer(model.tokenizer), []
+    tokenizer, images = CaptionTokenizer(model.tokenizer), []
     with torch.inference_mode():
         for one in find_regions(samples):
             features, boxes = torch.from_numpy(one.features), torch.from_numpy(one.boxes)
-            parts.append(model.encode_images(features[None], boxes[None])[0].numpy())
+            images.append(unit(model.encode_images(features[None], boxes[None])[0].numpy()))
         tokens = tokenizer.encode([one.captions[0].text for one in samples[:40]])
         words = model.encode_captions(
             torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.attention_mask)
         ).numpy()
     queries = [one[mask] for one, mask in zip(words, tokens.word_mask, strict=True)]
-    flat, place = np.concatenate(parts), [0]
-
-    def draw(rows: int) -> Floats:
-        place[0] += rows
-        return unit(flat[place[0] - rows : place[0]])
-
-    return draw, queries, model.config.embed_dim
+    return images, queries, model.config.embed_dim
 
 
 def main() -> None:
@@ -267,19 +272,19 @@ def main() -> None:
     root.mkdir(parents=True)
     results: dict[str, Any] = {}
     for name in options.data:
+        images: Iterable[Floats]
         if name == "scenes":
-            draw, queries, dim = scenes(options.scenes)
+            images, queries, dim = scenes(options.scenes)
             count = options.scenes
         else:
             vectors = Vectors(1024, structured=name == "structured")
-            draw, dim, count = vectors.draw, 1024, options.images
+            images, dim, count = vectors.images(options.images), 1024, options.images
             queries = [vectors.draw(WORDS) for _ in range(40)]
-        gallery = build(root / name, count, draw, dim)
-        gallery.close()
+        regions = build(root / name, images, count, dim)
         start = time.perf_counter()
-        gallery = EmbeddedGallery(root / name, name, replace(gallery.model), kernel())
+        gallery = EmbeddedGallery(root / name, name, Model("0" * 64, dim, "MrSw"), kernel())
         ready = time.perf_counter() - start
-        results[name] = measure(gallery, queries, options.repeat, peer=True)
+        results[name] = measure(gallery, regions, queries, options.repeat, peer=True)
         results[name]["restart_to_ready_s"] = round(ready, 2)
         gallery.close()
         shutil.rmtree(root / name)
@@ -292,7 +297,6 @@ def main() -> None:
         "read_gb_per_second": round(read_bandwidth(), 1),
         "matmul_ceiling_gop_per_second": ceilings(),
         "words": WORDS,
-        "regions": REGIONS,
         "results": results,
     }
     path = options.out / f"{options.name}.json"

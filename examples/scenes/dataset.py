@@ -1,10 +1,12 @@
 """The Scenes data set: deterministic splits, none of which shares a scene with another."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from random import Random
+from typing import TypeVar
 
 from PIL import Image
 from rich.progress import track
@@ -14,6 +16,8 @@ from examples.scenes.draw import draw
 from examples.scenes.scene import Scene, contrast_scene, sample_scene
 
 CAPTIONS_PER_SCENE = 5
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,12 @@ def make_contrast_pair(index: int) -> tuple[Sample, Sample]:
 
 
 def make_pngs(samples: Sequence[Sample], what: str = "scenes") -> list[bytes]:
-    """Draw samples into files, on all cores."""
-    with ProcessPoolExecutor() as pool:
-        drawn = pool.map(Sample.png, samples, chunksize=16)
-        return list(track(drawn, f"drawing {what}", total=len(samples), transient=True))
+    """Draw samples into files."""
+    return on_all_cores(Sample.png, samples, f"drawing {what}")
+
+
+def on_all_cores(call: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+    """Call a function of a module for each item, in processes that inherit no threads."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        results = pool.map(call, items, chunksize=16)
+        return list(track(results, what, total=len(items), transient=True))

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -55,17 +56,17 @@ class Findings:
     """Everything the demo measured, through the server; parts in percent."""
 
     image_r1: float
-    """The right picture first in the gallery's ranking of all, which came as PNG bytes."""
+    """Captions whose picture is first in the gallery's ranking of all; it came as PNG bytes."""
     image_r5: float
     image_r10: float
     sentences: Recall
-    """Among those of the judged scenes."""
+    """Recall of the judged scenes' captions, among themselves."""
     contrast: float
-    """Captions that prefer their scene to one that differs in one attribute."""
+    """Captions that prefer their picture to one of a scene that differs in one attribute."""
     nouns: float
-    """Whose best region covers an object they may mean, of the judged scenes."""
+    """Nouns of the judged scenes whose best region is of an object they may mean."""
     objects: float
-    """That a region covers, of the judged scenes."""
+    """Objects of the judged scenes that a region overlaps with an IoU of at least 0.5."""
     photos_per_second: float
     """From PNG bytes to regions."""
     images_per_second: float
@@ -81,33 +82,33 @@ class Findings:
     """Of the detector and the encoders."""
     scenes: int
     judged: int
+    pairs: int
 
 
-def write_calibration(path: Path, scenes: int = 100) -> None:
-    """Write what the detector finds in scenes of the validation split, with their captions."""
+def write_calibration(path: Path, detector: Path = DETECTOR, scenes: int = 100) -> None:
+    """Write what a detector finds in scenes of the validation split, with their captions."""
     samples = make_split("val", scenes)
-    batch = as_pairs(samples, find_regions(samples), build_tokenizer()).images(range(scenes))
+    pairs = as_pairs(samples, find_regions(samples, detector), build_tokenizer())
+    batch = pairs.images(range(scenes))
     captions = [caption.text for sample in samples for caption in sample.captions]
-    partial = path.with_suffix(".partial.npz")
     np.savez(
-        partial,
+        path,
         region_features=batch.features,
         boxes=batch.boxes,
         region_mask=batch.mask,
         captions=np.array(captions),
         image_of_caption=np.repeat(np.arange(len(samples)), len(captions) // len(samples)),
     )
-    partial.replace(path)
 
 
 def write_photos(directory: Path, scenes: int = 16) -> None:
     """Write pictures of the validation split: the detector is calibrated on them, and judged."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir()
     for i, png in enumerate(make_pngs(make_split("val", scenes))):
         (directory / f"{i:03d}.png").write_bytes(png)
 
 
-def draw(samples: Sequence[Sample], noun: str) -> list[Drawn]:
+def drawn(samples: Sequence[Sample], noun: str) -> list[Drawn]:
     """Draw samples into files in memory, each called by the noun and its number."""
     pngs = make_pngs(samples, f"{noun}s")
     return [
@@ -120,7 +121,8 @@ def measure(
     client: TeranClient, scenes: Sequence[Drawn], pairs: Sequence[Drawn], precisions: str
 ) -> Findings:
     """Index, search, detect, encode, score and judge."""
-    photos, captions, owner = [one.photo for one in scenes], *sentences(scenes)
+    photos = [one.photo for one in scenes]
+    captions, owner = sentences(scenes)
     started = time.perf_counter()
     entries = (Entry(photo, photo.name) for photo in photos)
     ids = watched(client.index(entries, gallery=GALLERY), "indexing pictures", len(photos))
@@ -147,7 +149,7 @@ def measure(
     scores = client.score(regions, words)
     console.print(f"detected and encoded {len(judged)} by themselves, scored {scores.size:,} pairs")
     nouns: list[bool] = []
-    for i, caption, word in zip(owner, spoken(judged), words, strict=True):
+    for i, caption, word in zip(owner, captions_of(judged), words, strict=True):
         cosines = regions[i] @ word.word_embeddings.T
         nouns += noun_hits(judged[i].sample, images[i].boxes, caption, word.tokens, cosines)
     objects = [
@@ -177,10 +179,11 @@ def measure(
         precisions=precisions,
         scenes=len(scenes),
         judged=len(judged),
+        pairs=len(pairs) // 2,
     )
 
 
-def spoken(scenes: Sequence[Drawn]) -> list[Caption]:
+def captions_of(scenes: Sequence[Drawn]) -> list[Caption]:
     """All captions, scene after scene."""
     return [caption for one in scenes for caption in one.sample.captions]
 
@@ -188,11 +191,11 @@ def spoken(scenes: Sequence[Drawn]) -> list[Caption]:
 def sentences(scenes: Sequence[Drawn]) -> tuple[list[str], list[int]]:
     """All captions, and which scene each was written for."""
     owner = [i for i, one in enumerate(scenes) for _ in one.sample.captions]
-    return [caption.text for caption in spoken(scenes)], owner
+    return [caption.text for caption in captions_of(scenes)], owner
 
 
 def milliseconds(call: Callable[[str], object], captions: Sequence[str], calls: int = 100) -> float:
-    """The median of calls one after the other."""
+    """Median milliseconds of calls that are made one after the other."""
     times = []
     for caption in captions[:calls]:
         started = time.perf_counter()
@@ -231,9 +234,9 @@ def print_findings(f: Findings) -> None:
             f"sentence retrieval, {first}, R@1 / R@5 / R@10",
             f"{f.sentences.r1:.1f} / {f.sentences.r5:.1f} / {f.sentences.r10:.1f} %",
         ),
-        ("contrast pairs told apart", f"{f.contrast:.1f} %"),
-        ("nouns whose best region is the right object", f"{f.nouns:.1f} %"),
-        ("objects that a region covers", f"{f.objects:.1f} %"),
+        (f"captions that prefer theirs, {f.pairs} near-identical pairs", f"{f.contrast:.1f} %"),
+        (f"nouns whose best region is the right object, {first}", f"{f.nouns:.1f} %"),
+        (f"objects with a region, {first}", f"{f.objects:.1f} %"),
         ("regions of a picture found, pictures per second", f"{f.photos_per_second:.1f}"),
         ("images encoded per second", f"{f.images_per_second:.0f}"),
         ("captions encoded per second", f"{f.captions_per_second:.0f}"),
@@ -246,6 +249,18 @@ def print_findings(f: Findings) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, to two digits."""
+    return {
+        name: round(value, 2)
+        if isinstance(value, float)
+        else rounded(value)
+        if isinstance(value, dict)
+        else value
+        for name, value in values.items()
+    }
 
 
 def run_queries(client: TeranClient, scenes: Sequence[Drawn]) -> list[Query]:
@@ -276,21 +291,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where results go")
     parser.add_argument("--bundle", type=Path, default=MODEL, help="the model to serve")
     parser.add_argument("--detector", type=Path, default=DETECTOR, help="what finds regions")
-    parser.add_argument("--precision", default=AUTO, help="of all engines (default: the fastest)")
-    parser.add_argument("--scenes", type=int, default=1000, help="unseen scenes to search")
-    parser.add_argument("--pairs", type=int, default=150, help="near-identical pairs to tell apart")
+    parser.add_argument(
+        "--precision", default=AUTO, help="of detector and encoders (default: the fastest)"
+    )
+    parser.add_argument("--scenes", type=int, default=1000, help="unseen scenes, at least 1")
+    parser.add_argument("--pairs", type=int, default=150, help="near-identical pairs, at least 1")
     options = parser.parse_args()
+    if min(options.scenes, options.pairs) < 1:
+        parser.error("--scenes and --pairs are at least 1")
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in ("gallery", "photos"):  # of another run
+        shutil.rmtree(options.out / name, ignore_errors=True)
 
     console.rule("1. export")
-    calibration = options.out / "calibration.npz"
-    if not calibration.is_file():
-        write_calibration(calibration)
+    calibration, pictures = options.out / "calibration.npz", options.out / "photos"
+    write_calibration(calibration, options.detector)
+    write_photos(pictures)
     repository = options.out / "repository"
-    pictures = options.out / "photos"
-    if not pictures.is_dir():
-        write_photos(pictures)
     published = export(
         ExportOptions(
             options.bundle,
@@ -303,8 +321,8 @@ def main() -> None:
         console.print,
     )
     console.rule("2. serve")
-    scenes = draw(make_split("test", options.scenes), "scene")
-    pairs = draw(make_contrast_pairs(options.pairs), "pair")
+    scenes = drawn(make_split("test", options.scenes), "scene")
+    pairs = drawn(make_contrast_pairs(options.pairs), "pair")
     flags = ("--gallery", str(options.out / "gallery"))
     assert published.manifest.detector
     detector_precision = published.manifest.detector["precision"]
@@ -322,7 +340,7 @@ def main() -> None:
         "command": machine.command(),
         "machine": machine.describe(),
         "seconds": round(time.perf_counter() - started),
-        "results": asdict(findings),
+        "results": rounded(asdict(findings)),
     }
     (options.out / "scenes.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "index.html"

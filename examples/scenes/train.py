@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from teran_client import ImageRegions
+from teran_export.manifest import hash_tree
 from tokenizers import Tokenizer
 
 from examples.scenes.captions import (
@@ -43,7 +44,7 @@ def build_tokenizer() -> Tokenizer:
 
 
 def model_config(vocab_size: int, feature_dim: int) -> TeranConfig:
-    """A TERAN of about a million weights."""
+    """A TERAN of 0.8 million weights."""
     return TeranConfig(
         feature_dim=feature_dim,
         embed_dim=128,
@@ -87,7 +88,12 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the run's last state")
     options = parser.parse_args()
 
-    print(f"finding the regions of {options.scenes} scenes, which takes its minutes", flush=True)
+    begun_with, detector = options.out / "detector.sha256", hash_tree(options.detector)
+    if options.resume and begun_with.is_file() and begun_with.read_text() != detector:
+        parser.error(f"{options.out} was begun with another detector than {options.detector}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    begun_with.write_text(detector)
+    print(f"finding the regions of {options.scenes} scenes, which takes some minutes", flush=True)
     tokenizer = build_tokenizer()
     train, validation = (
         as_pairs(samples, find_regions(samples, options.detector), tokenizer)

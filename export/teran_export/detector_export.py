@@ -91,8 +91,8 @@ def add_detector(
             engine.build(source, directory(precision, graph), precision, samples)
         return gate.check(lambda graph: engine.load(graph, directory(precision, graph), precision))
 
-    report(f"building and checking the detector for {engine.name}")
-    chosen, checks = try_all(precisions, attempt, report)
+    what = f"the detector for {engine.name}"
+    chosen, checks = try_all(what, precisions, attempt, report)
     report(f"publishing the detector in {chosen}")
     for graph, source in sources.items():
         folder = builder.version_directory(graph.name)

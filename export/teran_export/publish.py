@@ -176,8 +176,8 @@ def _build(
     _keep_timing_cache(options.out, work)
     answers = Answers.of(model, data, options.feature_precision)
     gate = Gate(answers, timed=engine.runs_here)
-    report(f"building and checking the encoders for {engine.name}")
     chosen, checks = try_all(
+        f"the encoders for {engine.name}",
         precisions,
         lambda precision: _try(engine, precision, gate, answers.data, sources, work),
         report,

@@ -24,11 +24,12 @@ C = TypeVar("C", bound=Check)
 
 
 def try_all(
-    precisions: Sequence[str], attempt: Callable[[str], C], report: Callable[[str], None]
+    what: str, precisions: Sequence[str], attempt: Callable[[str], C], report: Callable[[str], None]
 ) -> tuple[str, dict[str, C]]:
     """Build and check every precision.
 
     Args:
+        what: is built.
         precisions: what to try.
         attempt: builds in a precision, and checks what was built.
         report: told of each.
@@ -42,20 +43,21 @@ def try_all(
     checks: dict[str, C] = {}
     refused: dict[str, str] = {}
     for precision in precisions:
+        report(f"building and checking {what} in {precision}")
         try:
             check = checks[precision] = attempt(precision)
         except ExportError as error:
             refused[precision] = str(error)
-            report(f"  {precision}: {error}")
+            report(f"  {error}")
             continue
         failure = check.failure()
-        report(f"  {precision}: {check.summary()}: {failure or 'passes'}")
+        report(f"  {check.summary()}: {failure or 'passes'}")
         if failure:
             refused[precision] = failure
     chosen = fastest(checks)
     if chosen is None:
         reasons = "; ".join(f"{precision}: {reason}" for precision, reason in refused.items())
-        raise ExportError(f"nothing published, no precision passed: {reasons}")
+        raise ExportError(f"nothing published, no precision of {what} passed: {reasons}")
     return chosen, checks
 
 

@@ -49,9 +49,14 @@ class Neighbour:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pipe.send("stop")
-        self._beside, self.wrong = self._pipe.recv()
-        self._process.join()
+        try:
+            self._pipe.send("stop")
+            self._beside, self.wrong = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self.wrong = [f"it has ended: {error!r}"]
+        finally:
+            self._pipe.close()
+            self._process.join(60)
 
 
 def _live(url: str, pipe: Connection) -> None:

@@ -6,14 +6,14 @@ from teran_client import TeranClient
 from teran_export import ExportOptions, export
 
 from examples.scenes.dataset import make_contrast_pairs, make_split
-from examples.scenes.demo import MODEL, draw, measure
+from examples.scenes.demo import MODEL, drawn, measure
 from examples.scenes.regions import DETECTOR
 from teran.cli.background import background_server
 
 
 def test_pictures_are_found_and_words_look_at_their_objects(tmp_path: Path) -> None:
     options = ExportOptions(MODEL, tmp_path / "repository", "openvino", "fp32", detector=DETECTOR)
-    scenes, pairs = draw(make_split("test", 40), "scene"), draw(make_contrast_pairs(20), "pair")
+    scenes, pairs = drawn(make_split("test", 40), "scene"), drawn(make_contrast_pairs(20), "pair")
     with (
         background_server(export(options).path, "--gallery", str(tmp_path / "gallery")) as server,
         TeranClient(server.url) as client,

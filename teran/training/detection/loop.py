@@ -25,6 +25,7 @@ from teran.detector.proposals import propose
 from teran.training.detection.targets import (
     LabelledPhoto,
     anchor_targets,
+    check_photo,
     place_anchors,
     proposal_targets,
 )
@@ -68,7 +69,7 @@ class DetectorTrainer:
         torch.manual_seed(config.seed)
         self.detector, self.config = detector, config
         self.directory, self.labels, self.quiet = directory, labels, quiet
-        # A sixth quicker on a CPU; torch's stubs know of no call without a device or type.
+        # Quicker on a CPU; torch's stubs know of no call without a device or type.
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._random = np.random.default_rng(config.seed)
         _initialise(detector)
@@ -85,7 +86,14 @@ class DetectorTrainer:
         self._step = 0
 
     def run(self, photos: Sequence[LabelledPhoto]) -> None:
-        """Train on all photos, epoch after epoch."""
+        """Train on all photos, epoch after epoch.
+
+        Raises:
+            TeranInputError: they differ in size, or one has no boxes or other classes and
+                attributes than the detector.
+        """
+        for i, photo in enumerate(photos):
+            check_photo(photo, f"photo {i}", photos[0].pixels.shape, self.detector.config)
         steps = self.config.epochs * math.ceil(len(photos) / self.config.batch_size)
         for epoch in range(1, self.config.epochs + 1):
             started = perf_counter()

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teran.detector.boxes import Floats, overlaps
-from teran.detector.config import STRIDE
+from teran.detector.config import STRIDE, DetectorConfig
+from teran.errors import TeranInputError
 
 _ANCHOR_IS_OBJECT, _ANCHOR_IS_NOT = 0.7, 0.3
 _PROPOSAL_IS_OBJECT = 0.5
@@ -25,6 +26,34 @@ class LabelledPhoto:
     """(N,), from 0."""
     attributes: npt.NDArray[np.bool_]
     """(N, attributes), those that each object has."""
+
+
+def check_photo(
+    photo: LabelledPhoto, name: str, shape: tuple[int, ...], config: DetectorConfig
+) -> None:
+    """Check that a detector can be trained on a photo.
+
+    Args:
+        photo: the photo.
+        name: what to call it.
+        shape: of the pixels of all photos.
+        config: of the detector.
+
+    Raises:
+        TeranInputError: it can't; the message names what is wrong.
+    """
+    count = len(photo.boxes)
+    if photo.pixels.shape != shape:
+        raise TeranInputError(f"{name} has pixels {photo.pixels.shape}, the first {shape}")
+    if not count or photo.boxes.shape != (count, 4):
+        raise TeranInputError(f"{name} has boxes {photo.boxes.shape}, expected (objects, 4)")
+    if photo.classes.shape != (count,) or photo.attributes.shape != (count, config.attributes):
+        raise TeranInputError(
+            f"{name} has {count} boxes, classes {photo.classes.shape} and attributes "
+            f"{photo.attributes.shape}, expected {(count,)} and {(count, config.attributes)}"
+        )
+    if not 0 <= photo.classes.min() <= photo.classes.max() < config.classes:
+        raise TeranInputError(f"{name} has classes beyond 0 to {config.classes - 1}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +141,10 @@ def proposal_targets(
     count: int,
     random: np.random.Generator,
 ) -> ProposalTargets:
-    """Choose proposals to train on, the objects' own boxes among them, at most half objects.
+    """Choose proposals to train on, the objects' own boxes among them.
 
-    There are always `count`: where others are too few some are taken again.
+    They are always so many: half are objects at most, as long as there is any background, and
+    what is too few is taken again.
     """
     every = np.concatenate([proposals, boxes])
     over = overlaps(every, boxes)
@@ -122,7 +152,7 @@ def proposal_targets(
     objects = _some(is_object.nonzero()[0], count // 2, random)
     rest = (~is_object).nonzero()[0]
     if len(rest) < count - len(objects):
-        rest = random.choice(rest if len(rest) else objects, count - len(objects))
+        rest = np.resize(random.permutation(rest if len(rest) else objects), count - len(objects))
     others = _some(rest, count - len(objects), random)
     chosen = np.concatenate([objects, others])
     which = np.where(is_object[chosen], over[chosen].argmax(axis=1), -1)

@@ -93,15 +93,17 @@ def test_judging() -> None:
     boxes = np.array([item.box for item in sample.scene.objects], np.float32) / size
     assert all(object_hits(sample, boxes))
     assert object_hits(sample, boxes[1:]) == [False, *[True] * (len(boxes) - 1)]
-    caption = sample.captions[0]
-    tokens = ["[CLS]", *caption.words, "[SEP]"]
-    right = np.zeros((len(boxes), len(tokens)), np.float32)
-    wrong = right.copy()
-    for position, meant in caption.links.items():
-        others = set(range(len(boxes))) - set(meant)
-        right[meant[0], position + 1] = wrong[others.pop(), position + 1] = 1
-    assert all(noun_hits(sample, boxes, caption, tokens, right))
-    assert not any(noun_hits(sample, boxes, caption, tokens, wrong))
+    for caption in sample.captions:
+        tokens = ["[CLS]", *caption.words, "[SEP]"]
+        right = np.zeros((len(boxes), len(tokens)), np.float32)
+        wrong = right.copy()
+        for position, meant in caption.links.items():
+            others = set(range(len(boxes))) - set(meant)
+            right[meant[0], position + 1] = wrong[others.pop(), position + 1] = 1
+        links = len(caption.links)
+        assert links
+        assert noun_hits(sample, boxes, caption, tokens, right) == [True] * links
+        assert noun_hits(sample, boxes, caption, tokens, wrong) == [False] * links
 
 
 @pytest.mark.parametrize("index", range(10))

@@ -1,7 +1,9 @@
 """What a detector is trained on, and that it learns."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image, ImageDraw
 from teran.detector import DetectorConfig, RegionDetector
 from teran.detector.boxes import overlaps
 from teran.detector.proposals import anchors, propose
+from teran.errors import TeranInputError
 from teran.training.detection import DetectorTrainer, DetectorTrainingConfig, LabelledPhoto
 from teran.training.detection.loop import frozen
 from teran.training.detection.targets import (
@@ -87,6 +90,41 @@ def test_which_proposals_are_what() -> None:
     }  # fmt: skip
 
 
+def test_there_are_always_as_many_proposals_as_asked_for() -> None:
+    boxes, classes = np.array([[10, 10, 59, 59]], np.float32), np.array([4])
+    beside = np.array([[100, 100, 150, 150], [200, 20, 250, 90]], np.float32)
+    some = proposal_targets(beside, boxes, classes, 9, np.random.default_rng(0))
+    assert len(some.boxes) == len(some.classes) == 9
+    assert sorted(some.classes) == [0] * 8 + [5]
+    assert {tuple(box) for box in some.boxes} == {tuple(box) for box in (*beside, *boxes)}
+    only = proposal_targets(boxes, boxes, classes, 6, np.random.default_rng(0))
+    assert only.classes.tolist() == [5] * 6
+    assert only.objects.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixels": np.zeros((192, 255, 3), np.uint8)}, r"pixels \(192, 255, 3\), the first"),
+        ({"boxes": np.zeros((0, 4), np.float32)}, r"boxes \(0, 4\), expected \(objects, 4\)"),
+        ({"classes": np.array([0])}, r"classes \(1,\)"),
+        ({"attributes": np.zeros((3, 5), bool)}, r"attributes \(3, 5\), expected .* \(\d, 2\)"),
+        ({"classes": None}, "classes beyond 0 to 1"),
+    ],
+)
+def test_what_a_detector_can_not_learn_from(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    good = labelled(0)
+    if change.get("classes", ...) is None:
+        change = {"classes": np.full(len(good.boxes), 2)}
+    trainer = DetectorTrainer(
+        RegionDetector(CONFIG), DetectorTrainingConfig(epochs=1), tmp_path, quiet=True
+    )
+    with pytest.raises(TeranInputError, match=f"photo 1 .*{message}"):
+        trainer.run([good, replace(good, **change)])
+
+
 def test_a_detector_learns(tmp_path: Path) -> None:
     """In a few steps; what is kept is the detector as it is served."""
     photos = [labelled(seed) for seed in range(4)]
@@ -99,6 +137,7 @@ def test_a_detector_learns(tmp_path: Path) -> None:
     assert len(history) == 4
     for loss in ("objectness", "classes"):
         assert history[-1][loss] < history[0][loss]
+    assert (tmp_path / "made" / "labels.txt").read_text() == "box\nball\n"
     detector = RegionDetector.from_pretrained(tmp_path / "made")
     expected = frozen(trainer.detector).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in detector.state_dict().items())
