@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -251,18 +251,6 @@ def print_findings(f: Findings) -> None:
     console.print(table)
 
 
-def rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """The same, to two digits."""
-    return {
-        name: round(value, 2)
-        if isinstance(value, float)
-        else rounded(value)
-        if isinstance(value, dict)
-        else value
-        for name, value in values.items()
-    }
-
-
 def run_queries(client: TeranClient, scenes: Sequence[Drawn]) -> list[Query]:
     """Search for a few test captions and for sentences no scene was described by."""
     asked: list[tuple[str, int | None]] = [(text, None) for text in QUERIES]
@@ -335,12 +323,13 @@ def main() -> None:
             print_findings(findings)
             console.rule("4. queries")
             queries = run_queries(client, scenes)
+    exact = json.dumps(asdict(findings))
     results = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": machine.command(),
         "machine": machine.describe(),
         "seconds": round(time.perf_counter() - started),
-        "results": rounded(asdict(findings)),
+        "results": json.loads(exact, parse_float=lambda digits: round(float(digits), 2)),
     }
     (options.out / "scenes.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "index.html"
