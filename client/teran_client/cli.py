@@ -197,8 +197,8 @@ def profile(
 ) -> None:
     """Show where the time of encoding a caption goes: client, network, queue, compute.
 
-    Examples: teran profile "a red ball left of a blue box" --calls 200
-              teran profile "a red ball" --photo ball.jpg --calls 10
+    Example: teran profile "a red ball left of a blue box" --calls 200
+    Example: teran profile "a red ball" --photo ball.jpg --calls 10
 
     Args:
         caption: A sentence.
