@@ -192,23 +192,6 @@ def test_what_is_meant_by_a_string(folder: Path, client: TeranClient) -> None:
         client.index([folder / "0.jpg", folder / "0.jpg"], gallery="twice")
 
 
-def test_features_may_go_on_in_half_precision(
-    detector: RegionDetector, folder: Path, tiny_bundle: Path, tmp_path: Path, client: TeranClient
-) -> None:
-    detector.save_pretrained(tmp_path / "detector")
-    options = ExportOptions(
-        tiny_bundle, tmp_path / "repository", "openvino", "fp32",
-        detector=tmp_path / "detector", feature_precision="fp16",
-    )  # fmt: skip
-    flags = ("--gallery", str(tmp_path / "gallery"))
-    with (
-        background_server(export(options).path, *flags) as running,
-        TeranClient(running.url) as connected,
-    ):
-        half = connected.encode_images(folder / "0.jpg")
-        assert half == pytest.approx(client.encode_images(folder / "0.jpg"), abs=2e-2)
-
-
 def test_photos_need_a_server_that_takes_them(
     tiny_repository: Path, tmp_path: Path, folder: Path
 ) -> None:

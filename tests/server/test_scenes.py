@@ -12,7 +12,11 @@ from teran.cli.background import background_server
 
 
 def test_pictures_are_found_and_words_look_at_their_objects(tmp_path: Path) -> None:
-    options = ExportOptions(MODEL, tmp_path / "repository", "openvino", "fp32", detector=DETECTOR)
+    """Features go on to the encoder in half precision, as a server may be told to send them."""
+    options = ExportOptions(
+        MODEL, tmp_path / "repository", "openvino", "fp32",
+        detector=DETECTOR, feature_precision="fp16",
+    )  # fmt: skip
     scenes, pairs = drawn(make_split("test", 40), "scene"), drawn(make_contrast_pairs(20), "pair")
     with (
         background_server(export(options).path, "--gallery", str(tmp_path / "gallery")) as server,
