@@ -31,7 +31,7 @@ from teran.evaluation.retrieval import Recall, caption_ranks
 
 MODEL = Path(__file__).parent / "model"
 GALLERY = "scenes"
-JUDGED = 300
+JUDGED = 200
 """Scenes whose regions, words and sentences are looked at one by one."""
 QUERIES = (
     "a big red heart above a small blue star",

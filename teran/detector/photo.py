@@ -62,11 +62,19 @@ def prepared(photo: npt.NDArray[np.uint8], scale: float) -> Floats:
     rows, below, down = _places(photo.shape[0], scale)
     columns, right, across = _places(photo.shape[1], scale)
     # Rows first: what is not sampled of a large photo never becomes floating point.
-    upper, lower = (photo[i].astype(np.float32) for i in (rows, below))
-    lines = upper * (1 - down[:, None, None]) + lower * down[:, None, None]
-    pixels = lines[:, columns] * (1 - across[:, None]) + lines[:, right] * across[:, None]
-    pixels = pixels[:, :, ::-1] - np.array(MEAN, np.float32)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    lines, lower = (
+        photo[some].transpose(2, 0, 1)[::-1].astype(np.float32, order="C") for some in (rows, below)
+    )
+    lines *= 1 - down[:, None]
+    lower *= down[:, None]
+    lines += lower
+    pixels = np.take(lines, columns, axis=2)
+    pixels *= 1 - across
+    second = np.take(lines, right, axis=2)
+    second *= across
+    pixels += second
+    pixels -= np.array(MEAN, np.float32)[:, None, None]
+    return pixels
 
 
 def padded(pixels: Floats, height: int, width: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
