@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from teran.commandline import from_environment
@@ -15,6 +16,9 @@ _LARGEST = 8
 """Items of a request that somebody waits for; larger ones are bulk, whatever they say."""
 _BULK_PART = 1 / 3
 """Of the longest wait: by then bulk requests must be done, so that there is room for others."""
+FEW_PHOTOS = 8
+"""Photos that may be ahead of one that somebody waits for: one alone may take longer than anything
+else may wait, and a few callers at once are no overload."""
 FEW_BEFORE_BULK = 1
 """Items that may be ahead of bulk, however slow the model is: so it never stands still."""
 _OTHERS = 0.5
@@ -54,8 +58,9 @@ class Door:
         Args:
             model: which.
             spared: requests that are let in in any case, at first.
-            few: items that may be ahead, however slow the models are. Where one takes longer than
-                anything may wait, it must be as many as before bulk, or bulk alone gets in.
+            few: items that may be ahead, however slow the models are, while the client has the
+                patience. Where one takes longer than anything may wait, it must be as many as
+                before bulk at least, or bulk alone gets in.
         """
         self._few = few
         self._load, self._spared = LoadFile(counting=model), spared
@@ -98,9 +103,10 @@ class Door:
                 self._others_until |= dict.fromkeys(models, time.monotonic() + _OTHERS)
             # Ahead of a model is all that was let in for it, what its forerunners have yet too.
             every = (*models, *later)
-            wait = max((self._load.wait(one, self._few) for one in every), default=0.0)
-            if wait > limit:
-                raise _overloaded(wait, wait - limit / 2)
+            for few, most in ((self._few, limit), (FEW, patience or inf)):
+                wait = max((self._load.wait(one, few) for one in every), default=0.0)
+                if wait > most:
+                    raise _overloaded(wait, wait - most / 2)
             if is_bulk:
                 self._admit_bulk(models, items)
         if patience:

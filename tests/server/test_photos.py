@@ -109,6 +109,23 @@ def test_photos_of_any_form_at_once(folder: Path, client: TeranClient) -> None:
         assert result == pytest.approx(wanted, abs=1e-5)
 
 
+def test_a_few_callers_are_no_overload(repository: Path, folder: Path, tmp_path: Path) -> None:
+    """Where a photo takes longer than anything may wait: none is refused, or has to come again."""
+    photo = np.frombuffer((folder / "below" / "4.png").read_bytes(), np.uint8)
+    tensor = triton.InferInput("photo", (1, photo.size), "UINT8")
+    tensor.set_data_from_numpy(photo[None])
+    flags = ("--gallery", str(tmp_path / "gallery"), "--max-wait", "0.002")
+    with background_server(repository, *flags) as running:
+
+        def call(_: int) -> list[int]:
+            with triton.InferenceServerClient(running.url) as connection:
+                answers = [connection.infer("detect_regions", [tensor]) for _ in range(20)]
+            return [len(answer.as_numpy("boxes")) for answer in answers]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(call, range(8))) == [[1] * 20] * 8
+
+
 def test_photos_are_indexed_searched_and_matched(folder: Path, client: TeranClient) -> None:
     ids = client.index(folder, gallery="pictures")
     assert ids == ["0.jpg", "1.png", "2.webp", "3.jpg"]

@@ -14,7 +14,7 @@ from teran.detector.config import DetectorConfig
 from teran.detector.decode import decode
 from teran.detector.photo import padded, prepared, scale_of
 from teran.errors import TeranError, TeranInputError, TeranPhotoError
-from teran.runtime.admission import FEW_BEFORE_BULK, Door, warm_ups
+from teran.runtime.admission import FEW_PHOTOS, Door, warm_ups
 from teran.runtime.request import parameters_of
 from teran.runtime.settings import RequestLimits
 from teran.runtime.step import Arrays, Step
@@ -35,7 +35,7 @@ class TritonPythonModel(Step):
         self._config = DetectorConfig.from_dict(json.loads(parameters["detector"]))
         self._step = int(parameters["side_step"])
         self._most_bytes = from_environment(RequestLimits).max_photo_bytes
-        self._door = Door("photo", warm_ups(config), FEW_BEFORE_BULK)
+        self._door = Door("photo", warm_ups(config), FEW_PHOTOS)
         self._pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
 
     def respond_all(

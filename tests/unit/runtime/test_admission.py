@@ -8,7 +8,7 @@ import pytest
 
 from teran.contract import BULK_PARAMETER
 from teran.errors import TeranOverloadedError, TeranTimeoutError
-from teran.runtime.admission import FEW_BEFORE_BULK, DeferredError, Desk, Door, warm_ups
+from teran.runtime.admission import FEW_PHOTOS, DeferredError, Desk, Door, warm_ups
 from teran.runtime.environment import LOAD_FILE_VARIABLE
 from teran.runtime.load import Load, LoadFile, Refused
 from teran.runtime.metrics import (
@@ -234,14 +234,22 @@ def test_what_is_refused_is_counted(file: LoadFile) -> None:
         assert file.refused(model) == Refused(failed=2 * items, shed=items)
 
 
-def test_who_waits_for_a_photo_is_let_in_behind_one_other(file: LoadFile) -> None:
-    """Though one takes longer than anything may wait."""
+def test_a_few_photos_may_wait_though_one_takes_longer_than_anything_may(file: LoadFile) -> None:
     for model in ("textual_encoder", "gallery"):
         file.write(model, Load(time.monotonic(), 0.95, file.admitted(model), seconds=3.0))
     assert not admitted(Door("tokenizer"), Request())
-    door = Door("photo", few=FEW_BEFORE_BULK)
-    assert admitted(door, Request())
-    assert not admitted(door, Request())
+    door = Door("photo", few=FEW_PHOTOS)
+    assert sum(admitted(door, Request()) for _ in range(20)) == FEW_PHOTOS
+    assert not admitted(door, Request(), bulk=True)
+
+
+def test_no_photo_waits_for_longer_than_its_caller(file: LoadFile) -> None:
+    for model in ("textual_encoder", "gallery"):
+        file.write(model, Load(time.monotonic(), 1.0, file.admitted(model), seconds=3.0))
+    door = Door("photo", few=FEW_PHOTOS)
+    assert not admitted(door, Request(seconds=2))
+    assert admitted(door, Request(seconds=5))
+    assert not admitted(door, Request(seconds=5)), "behind two others"
 
 
 def test_bulk_makes_way_for_who_was_refused(file: LoadFile) -> None:
