@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from teran_client import Entry, Photo, Ranked, TeranClient
-from teran_export import ExportOptions, export
+from teran_export import ExportOptions, Published, export
 from teran_export.options import AUTO
 
 from benchmarks import machine
@@ -107,6 +107,32 @@ def write_photos(directory: Path, scenes: int = 16) -> None:
     directory.mkdir()
     for i, png in enumerate(make_pngs(make_split("val", scenes))):
         (directory / f"{i:03d}.png").write_bytes(png)
+
+
+def publish(
+    out: Path, bundle: Path = MODEL, detector: Path = DETECTOR, precision: str = AUTO
+) -> Published:
+    """Export detector and encoders into a repository, calibrated on the validation split.
+
+    Args:
+        out: a directory; the repository is made in it.
+        bundle: the model.
+        detector: what finds the regions.
+        precision: of both; by default the fastest that passes the gate.
+    """
+    calibration, photos = out / "calibration.npz", out / "photos"
+    shutil.rmtree(photos, ignore_errors=True)  # of another run
+    write_calibration(calibration, detector)
+    write_photos(photos)
+    options = ExportOptions(
+        bundle,
+        out / "repository",
+        precision=precision,
+        calibration=calibration,
+        detector=detector,
+        photos=photos,
+    )
+    return export(options, console.print)
 
 
 def drawn(samples: Sequence[Sample], noun: str) -> list[Drawn]:
@@ -220,6 +246,20 @@ def judge_contrast(client: TeranClient, pairs: Sequence[Drawn]) -> float:
     return 100 * float(np.mean(hits))
 
 
+def precisions_of(published: Published) -> str:
+    """Those of the detector and the encoders, in words."""
+    assert published.manifest.detector
+    detector = published.manifest.detector["precision"]
+    return f"detector {detector}, encoders {published.manifest.precision}"
+
+
+def rounded(findings: Findings) -> dict[str, Any]:
+    """What goes into a file of results."""
+    exact = json.dumps(asdict(findings))
+    found: dict[str, Any] = json.loads(exact, parse_float=lambda digits: round(float(digits), 2))
+    return found
+
+
 def print_findings(f: Findings) -> None:
     """Print the table of results."""
     table = Table(title=f"{f.scenes} unseen scenes, through Triton ({f.precisions})")
@@ -290,47 +330,28 @@ def main() -> None:
         parser.error("--scenes and --pairs are at least 1")
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in ("gallery", "photos"):  # of another run
-        shutil.rmtree(options.out / name, ignore_errors=True)
+    shutil.rmtree(options.out / "gallery", ignore_errors=True)  # of another run
 
     console.rule("1. export")
-    calibration, pictures = options.out / "calibration.npz", options.out / "photos"
-    write_calibration(calibration, options.detector)
-    write_photos(pictures)
-    repository = options.out / "repository"
-    published = export(
-        ExportOptions(
-            options.bundle,
-            repository,
-            precision=options.precision,
-            calibration=calibration,
-            detector=options.detector,
-            photos=pictures,
-        ),
-        console.print,
-    )
+    published = publish(options.out, options.bundle, options.detector, options.precision)
     console.rule("2. serve")
     scenes = drawn(make_split("test", options.scenes), "scene")
     pairs = drawn(make_contrast_pairs(options.pairs), "pair")
     flags = ("--gallery", str(options.out / "gallery"))
-    assert published.manifest.detector
-    detector_precision = published.manifest.detector["precision"]
-    precisions = f"detector {detector_precision}, encoders {published.manifest.precision}"
-    with background_server(repository, *flags, log=options.out / "server.log") as server:
+    with background_server(published.path, *flags, log=options.out / "server.log") as server:
         console.print(f"Triton is ready on {server.url}")
         console.rule(f"3. {options.scenes} unseen scenes")
         with TeranClient(server.url) as client:
-            findings = measure(client, scenes, pairs, precisions)
+            findings = measure(client, scenes, pairs, precisions_of(published))
             print_findings(findings)
             console.rule("4. queries")
             queries = run_queries(client, scenes)
-    exact = json.dumps(asdict(findings))
     results = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "make demo" if len(sys.argv) == 1 else machine.command(),
         "machine": machine.describe(),
         "seconds": round(time.perf_counter() - started),
-        "results": json.loads(exact, parse_float=lambda digits: round(float(digits), 2)),
+        "results": rounded(findings),
     }
     (options.out / "scenes.json").write_text(json.dumps(results, indent=1) + "\n")
     page = options.out / "index.html"
