@@ -51,6 +51,7 @@ class AsyncGalleryVerbs:
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> str | list[str]: ...
     @overload
@@ -60,6 +61,7 @@ class AsyncGalleryVerbs:
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> str: ...
     @overload
@@ -69,6 +71,7 @@ class AsyncGalleryVerbs:
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> list[str]: ...
     @overload
@@ -78,6 +81,7 @@ class AsyncGalleryVerbs:
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> AsyncIterator[str]: ...
     async def index(
@@ -86,6 +90,7 @@ class AsyncGalleryVerbs:
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> str | list[str] | AsyncIterator[str]:
         """Encode and store images (or sentences), and return their ids.
@@ -101,6 +106,7 @@ class AsyncGalleryVerbs:
             gallery: where to.
             refused: told of photos that can't be used, by id and error, which are left out then;
                 without it the first such ends the call.
+            verbatim: add no full stop to sentences that lack one.
             timeout: seconds for each request.
         """
         info: ModelInfo = await self.info()
@@ -129,7 +135,7 @@ class AsyncGalleryVerbs:
                 model,
                 {**inputs, "record": pack_texts(records)},
                 ("report",),
-                parameters={"gallery": gallery},
+                parameters={"gallery": gallery} | _flags(verbatim=verbatim),
                 timeout=timeout,
                 bulk=bulk,
             )
@@ -195,6 +201,7 @@ class AsyncGalleryVerbs:
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> SearchResult: ...
     @overload
@@ -208,6 +215,7 @@ class AsyncGalleryVerbs:
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> list[SearchResult]: ...
     async def search(
@@ -220,6 +228,7 @@ class AsyncGalleryVerbs:
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> SearchResult | list[SearchResult]:
         """Find the best images for sentences, or the best sentences for images.
@@ -234,11 +243,12 @@ class AsyncGalleryVerbs:
             min_score_per_word: leave out what matches worse.
             explain: tell for every word which region matched it, and where that is.
             exact: insist on a result that is proven to be the exhaustive one.
+            verbatim: add no full stop to sentences that lack one.
             timeout: seconds for each request.
         """
         info: ModelInfo = await self.info()
         parameters = _search_parameters(
-            k, gallery, where, min_score_per_word, explain=explain, exact=exact
+            k, gallery, where, min_score_per_word, explain=explain, exact=exact, verbatim=verbatim
         )
 
         def check(query: object, name: str) -> Query:
@@ -456,4 +466,8 @@ def _search_parameters(
             raise TeranInputError(f"where: {error}") from error
     if least is not None:
         parameters["min_score_per_word"] = float(least)
-    return parameters | {name: True for name, wanted in flags.items() if wanted}
+    return parameters | _flags(**flags)
+
+
+def _flags(**flags: bool) -> dict[str, bool | int | float | str]:
+    return {name: True for name, wanted in flags.items() if wanted}

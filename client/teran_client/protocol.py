@@ -50,14 +50,19 @@ class ModelInfo:
     """Captions, likewise."""
     half_features: bool = False
     """Whether region features are sent in fp16."""
+    pooling: str = "MrSw"
+    """How cosines become a score."""
 
     @classmethod
     def from_configs(cls, visual: Any, textual: Any, alignment: Any) -> "ModelInfo":
         """Read the configs of the three engines."""
 
-        def limit(config: Any, name: str, default: int) -> int:
+        def parameter(config: Any, name: str, default: str) -> str:
             value = config.parameters[name].string_value if name in config.parameters else ""
-            return int(value) if value else default
+            return value or default
+
+        def limit(config: Any, name: str, default: int) -> int:
+            return int(parameter(config, name, str(default)))
 
         features = next(tensor for tensor in visual.input if tensor.name == "region_features")
         return cls(
@@ -70,6 +75,7 @@ class ModelInfo:
             max_cells=limit(alignment, "max_cells", 1 << 26),
             bulk_images=limit(visual, "bulk_batch", visual.max_batch_size),
             bulk_captions=limit(textual, "bulk_batch", textual.max_batch_size),
+            pooling=parameter(alignment, "pooling", "MrSw"),
         )
 
     def bulk(self, content: object) -> int:

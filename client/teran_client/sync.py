@@ -214,6 +214,7 @@ class TeranClient(BlockingClient):
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> str | list[str]: ...
     @overload
@@ -223,6 +224,7 @@ class TeranClient(BlockingClient):
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> str: ...
     @overload
@@ -232,6 +234,7 @@ class TeranClient(BlockingClient):
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> list[str]: ...
     @overload
@@ -241,6 +244,7 @@ class TeranClient(BlockingClient):
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> Iterator[str]: ...
     def index(
@@ -249,6 +253,7 @@ class TeranClient(BlockingClient):
         *,
         gallery: str = DEFAULT_GALLERY,
         refused: Refused | None = None,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> str | list[str] | Iterator[str]:
         """Encode and store images (or sentences), and return their ids.
@@ -264,10 +269,13 @@ class TeranClient(BlockingClient):
             gallery: where to.
             refused: told of photos that can't be used, by id and error, which are left out then;
                 without it the first such ends the call.
+            verbatim: add no full stop to sentences that lack one.
             timeout: seconds for each request.
         """
         return self._run(
-            self._client.index(items, gallery=gallery, refused=refused, timeout=timeout)
+            self._client.index(
+                items, gallery=gallery, refused=refused, verbatim=verbatim, timeout=timeout
+            )
         )
 
     @overload
@@ -281,6 +289,7 @@ class TeranClient(BlockingClient):
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> SearchResult: ...
     @overload
@@ -294,6 +303,7 @@ class TeranClient(BlockingClient):
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> list[SearchResult]: ...
     def search(
@@ -306,6 +316,7 @@ class TeranClient(BlockingClient):
         min_score_per_word: float | None = None,
         explain: bool = False,
         exact: bool = False,
+        verbatim: bool = False,
         timeout: Timeout = None,
     ) -> SearchResult | list[SearchResult]:
         """Find the best images for sentences, or the best sentences for images.
@@ -320,6 +331,7 @@ class TeranClient(BlockingClient):
             min_score_per_word: leave out what matches worse.
             explain: tell for every word which region matched it, and where that is.
             exact: insist on a result that is proven to be the exhaustive one.
+            verbatim: add no full stop to sentences that lack one.
             timeout: seconds for each request.
         """
         return self._run(
@@ -331,6 +343,7 @@ class TeranClient(BlockingClient):
                 min_score_per_word=min_score_per_word,
                 explain=explain,
                 exact=exact,
+                verbatim=verbatim,
                 timeout=timeout,
             )
         )

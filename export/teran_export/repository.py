@@ -149,7 +149,7 @@ class RepositoryBuilder:
             0,
             {"regions": (1, MAX_REGIONS, 1), "words": (1, MAX_REGIONS, 1)},
             [(1, USUAL_REGIONS, 1, 16), (8, USUAL_REGIONS, 1, 16)],
-            parameters={"max_cells": str(MAX_CELLS)},
+            parameters={"max_cells": str(MAX_CELLS), "pooling": self._config.pooling.value},
         )
 
     def add_photo_models(self, detector: RegionDetector, batch: int) -> None:
