@@ -23,6 +23,7 @@ COPY pyproject.toml hatch_build.py README.md LICENSE constraints.txt /
 COPY teran /teran
 COPY export /export
 COPY client /client
+COPY research /research
 COPY model_repository /model_repository
 COPY backends /backends
 

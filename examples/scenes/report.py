@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import jinja2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 from teran_client import Match, Ranked
+from teran_research.explain import heat_map
 
 from examples.scenes.dataset import Sample
 from examples.scenes.scene import HEIGHT, WIDTH
@@ -18,7 +18,6 @@ from examples.scenes.scene import HEIGHT, WIDTH
 if TYPE_CHECKING:
     from examples.scenes.demo import Findings
 
-Floats = npt.NDArray[np.float32]
 _LOOKS = 0.15
 """Words whose best cosine is below this look nowhere in particular, and are not shown."""
 
@@ -32,28 +31,6 @@ class Query:
     """The scene the sentence was written for; None where nobody wrote it for one."""
     ranking: list[Ranked]
     match: Match
-
-
-def heat_map(image: Image.Image, boxes: Floats, similarity: Floats) -> Image.Image:
-    """Light up the regions a word matches and darken the rest; outline the best one.
-
-    Args:
-        image: the picture.
-        boxes: (R, 4) in pixels.
-        similarity: (R,), the word's cosine with every region.
-    """
-    weight = np.zeros((HEIGHT, WIDTH), np.float32)
-    best = float(similarity.max())
-    strength = np.clip((similarity - 0.6 * best) / max(0.4 * best, 1e-6), 0.0, 1.0)
-    for (x1, y1, x2, y2), value in zip(boxes, strength, strict=True):
-        area = (slice(int(y1), int(np.ceil(y2))), slice(int(x1), int(np.ceil(x2))))
-        weight[area] = np.maximum(weight[area], value)
-    mask = Image.fromarray((weight * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(4))
-    dark = image.convert("L").convert("RGB").point(lambda value: int(value * 0.5))
-    result = Image.composite(image, dark, mask)
-    outline = [float(value) for value in boxes[int(similarity.argmax())]]
-    ImageDraw.Draw(result).rectangle(outline, outline=(255, 214, 10), width=3)
-    return result
 
 
 def write_report(

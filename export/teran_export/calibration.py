@@ -10,6 +10,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from teran.errors import ExportError
+from teran.evaluation.data import open_regions, read_split
+from teran.evaluation.data.captions import dataset_of
 from teran.model import TeranConfig
 from teran.tokenizer import CaptionTokenizer
 from teran_export.graphs import (
@@ -65,6 +67,47 @@ class CalibrationData:
         batch = CaptionTokenizer(tokenizer, config.text.max_position_embeddings).encode(captions)
         tokens = {name: getattr(batch, name) for name in TEXTUAL_ENCODER.inputs}
         return cls(path.name, images, tokens, owner)
+
+    @classmethod
+    def of_dataset(
+        cls, directory: Path, split: str, most: int, config: TeranConfig, tokenizer: Tokenizer
+    ) -> "CalibrationData":
+        """Read the first images of a data set's split, with their captions taken verbatim.
+
+        Args:
+            directory: of the data set.
+            split: its name.
+            most: images.
+            config: of the model.
+            tokenizer: the model's.
+
+        Raises:
+            TeranInputError: the data set can't be used.
+            ExportError: it does not fit the model.
+        """
+        whole = read_split(directory, dataset_of(directory), split)
+        part = whole.part(0, min(most, len(whole.image_ids)))
+        source = open_regions(directory)
+        regions = [source.read(image) for image in part.image_ids]
+        width = regions[0].features.shape[1]
+        if width != config.feature_dim:
+            raise ExportError(
+                f"{directory} has features of {width} values, the model takes {config.feature_dim}"
+            )
+        shape = len(regions), max(len(one) for one in regions)
+        images: Arrays = {
+            "region_features": np.zeros((*shape, width), np.float32),
+            "boxes": np.zeros((*shape, 4), np.float32),
+            "region_mask": np.zeros(shape, bool),
+        }
+        for i, one in enumerate(regions):
+            images["region_features"][i, : len(one)] = one.features
+            images["boxes"][i, : len(one)] = one.boxes
+            images["region_mask"][i, : len(one)] = True
+        pieces = CaptionTokenizer(tokenizer, config.text.max_position_embeddings)
+        batch = pieces.encode(part.captions, verbatim=True)
+        tokens = {name: getattr(batch, name) for name in TEXTUAL_ENCODER.inputs}
+        return cls(f"{whole.dataset} {split}, {len(regions)} images", images, tokens, part.owner)
 
     @classmethod
     def synthetic(cls, config: TeranConfig) -> "CalibrationData":

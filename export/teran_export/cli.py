@@ -64,27 +64,39 @@ def verify(repository: Annotated[Path, Parameter(env_var="TERAN_REPOSITORY")], /
 
 
 def convert(
-    checkpoint: Path, out: Path, /, *, vocabulary: Vocabulary, text_config: Path | None = None
+    source: Path,
+    out: Path,
+    /,
+    *,
+    vocabulary: Vocabulary | None = None,
+    text_config: Path | None = None,
 ) -> None:
-    """Turn the authors' checkpoint into a bundle, running no code it may contain.
+    """Turn the authors' checkpoint into a bundle, running no code in it, or a bundle into one.
 
     Example: teran convert teran_coco_MrSw.pth bundle/ --vocabulary vocab.txt
+    Example: teran convert bundle/ for_the_authors_code.pth
 
     Args:
-        checkpoint: One of the authors' .pth files.
-        out: The bundle's directory.
+        source: One of the authors' .pth files, or a bundle.
+        out: The bundle's directory, or the .pth.
         text_config: BERT's config.json, where it is not bert-base-uncased.
     """
     with needs("export"):
         from teran.model import TeranModel
         from teran.tokenizer import wordpiece_tokenizer
+    if source.is_dir():
+        TeranModel.from_pretrained(source).save_checkpoint(out)
+        print(f"{out}: checkpoint written")
+        return
+    if vocabulary is None:
+        raise TeranInputError(f"{source} holds no tokenizer; give BERT's vocab.txt as --vocabulary")
     text = None
     if text_config is not None:
         try:
             text = json.loads(text_config.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise TeranInputError(f"can't read {text_config}: {error}") from error
-    model = TeranModel.from_checkpoint(checkpoint, text, wordpiece_tokenizer(vocabulary))
+    model = TeranModel.from_checkpoint(source, text, wordpiece_tokenizer(vocabulary))
     model.save_pretrained(out)
     print(f"{out}: {model.config.pooling} bundle written")
 

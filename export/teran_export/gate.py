@@ -12,20 +12,21 @@ import numpy.typing as npt
 import torch
 
 from teran.errors import ExportError
-from teran.evaluation.retrieval import Recall, image_ranks
-from teran.model import TeranModel
-from teran.model.alignment import align
+from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
+from teran.evaluation.scoring import score_all
+from teran.model import Pooling, TeranModel
 from teran_export.calibration import CalibrationData
 from teran_export.engines.base import Run
 from teran_export.graphs import TEXTUAL_ENCODER, VISUAL_ENCODER, Arrays, Graph
+from teran_export.options import MAX_LOSS
 
 Floats = npt.NDArray[np.float32]
 _ENCODERS = (VISUAL_ENCODER, TEXTUAL_ENCODER)
 
 MIN_MEAN_COSINE = 0.99
 MIN_COSINE = 0.95
-MAX_RECALL_DROP = 0.5
-"""Percentage points of image R@1 and R@10 an engine may differ by from PyTorch in fp32."""
+_FEWEST_IMAGES = 200
+"""For which recall of sentences is judged: of fewer, one image more or less decides."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,16 @@ class PrecisionCheck:
     """What a precision costs and what it keeps."""
 
     encoders: dict[str, EncoderCheck]
-    recall_drop: float | None
-    """Largest change of image R@1 and R@10 in points; None where no recall is defined."""
+    recall_loss: dict[str, float] | None
+    """Points by which each recall of images, and of sentences where there are enough images, is
+    below PyTorch's; None where it is not known which caption belongs to which image."""
+    max_loss: float = MAX_LOSS
+    """More of it is refused."""
+
+    @property
+    def worst_loss(self) -> float | None:
+        """The largest of them."""
+        return max(self.recall_loss.values()) if self.recall_loss else None
 
     @property
     def milliseconds(self) -> float:
@@ -68,14 +77,15 @@ class PrecisionCheck:
                     f"{name}: cosine {check.mean_cosine:.4f} on average, {check.min_cosine:.4f} at "
                     f"worst; at least {MIN_MEAN_COSINE} and {MIN_COSINE} are needed"
                 )
-        if self.recall_drop is not None and self.recall_drop > MAX_RECALL_DROP:
-            return f"recall changes by {self.recall_drop:.2f} points, more than {MAX_RECALL_DROP}"
+        for name, loss in (self.recall_loss or {}).items():
+            if loss > self.max_loss:
+                return f"{name} is {loss:.2f} points below fp32's, more than {self.max_loss:g}"
         return None
 
     def summary(self) -> str:
         """The figures, in a few words."""
         cosine = min(encoder.mean_cosine for encoder in self.encoders.values())
-        recall = "" if self.recall_drop is None else f", recall changes by {self.recall_drop} pt"
+        recall = "" if self.worst_loss is None else f", recall {-self.worst_loss:+.2f} pt at worst"
         time = f", {self.milliseconds:.1f} ms a batch" if self.milliseconds else ""
         return f"cosine {cosine:.5f}{recall}{time}"
 
@@ -137,9 +147,15 @@ class Answers:
 class Gate:
     """Compares engines with what PyTorch answers."""
 
-    def __init__(self, answers: Answers, *, timed: bool = True) -> None:
-        """Take the answers to compare with, and whether times mean anything."""
-        self._data, self._expected = answers.data, answers.embeddings
+    def __init__(self, answers: Answers, *, timed: bool = True, max_loss: float = MAX_LOSS) -> None:
+        """Prepare to compare.
+
+        Args:
+            answers: to compare with.
+            timed: whether times mean anything.
+            max_loss: points of recall that may be lost.
+        """
+        self._data, self._expected, self._max_loss = answers.data, answers.embeddings, max_loss
         self._pooling, self._timed = answers.pooling, timed
         self._recall = self._recall_of(self._expected)
 
@@ -159,12 +175,10 @@ class Gate:
             check, embeddings[graph.name] = self.check_encoder(graph, load(graph))
             kept = (kept_in_float or {}).get(graph.name, ())
             checks[graph.name] = replace(check, kept_in_float=kept)
-        recall = self._recall_of(embeddings)
-        drop = None
+        recall, loss = self._recall_of(embeddings), None
         if recall and self._recall:
-            pairs = ((recall.r1, self._recall.r1), (recall.r10, self._recall.r10))
-            drop = round(max(abs(ours - theirs) for ours, theirs in pairs), 3)
-        return PrecisionCheck(checks, drop)
+            loss = {name: round(self._recall[name] - value, 3) for name, value in recall.items()}
+        return PrecisionCheck(checks, loss, self._max_loss)
 
     def check_encoder(self, graph: Graph, run: Run) -> tuple[EncoderCheck, Floats]:
         """Run one encoder on all data: how close it comes, and its embeddings."""
@@ -183,15 +197,23 @@ class Gate:
         cosine: Floats = np.nan_to_num((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12))
         return cosine
 
-    def _recall_of(self, embeddings: Mapping[str, Floats]) -> Recall | None:
-        if self._data.image_of_caption is None:
+    def _recall_of(self, embeddings: Mapping[str, Floats]) -> dict[str, float] | None:
+        owner = self._data.image_of_caption
+        if owner is None:
             return None
-        regions = torch.from_numpy(embeddings[VISUAL_ENCODER.name])
-        words = torch.from_numpy(embeddings[TEXTUAL_ENCODER.name])
-        scores = torch.cat(
-            [align(regions, block, pooling=self._pooling)[0] for block in words.split(64)], dim=1
-        ).numpy()
-        return Recall.of(image_ranks(scores, self._data.image_of_caption))
+        regions, words = (
+            [rows[np.abs(rows).max(axis=1) > 0] for rows in embeddings[graph.name]]
+            for graph in _ENCODERS
+        )
+        scores = score_all(regions, words, Pooling(self._pooling))
+        recalls = {"image": Recall.of(image_ranks(scores, owner))}
+        if len(regions) >= _FEWEST_IMAGES:
+            recalls["sentence"] = Recall.of(caption_ranks(scores, owner))
+        return {
+            f"{kind}_r{k}": getattr(recall, f"r{k}")
+            for kind, recall in recalls.items()
+            for k in (1, 5, 10)
+        }
 
 
 def _run(data: CalibrationData, graph: Graph, run: Run) -> tuple[Floats, float]:

@@ -10,6 +10,8 @@ from cyclopts.validators import Number
 from teran.commandline import Positive, Unparsed, options
 
 AUTO = "auto"
+MAX_LOSS = 0.5
+"""Percentage points of any recall that an engine may lose."""
 
 
 @options
@@ -58,6 +60,14 @@ class ExportOptions:
     calibration: Path | None = None
     """An .npz of real images and captions: region_features, boxes, region_mask, captions,
     image_of_caption."""
+    gate: Path | None = None
+    """A data set, as `teran evaluate` takes it: engines are judged by recall on it."""
+    gate_split: str = "val"
+    """Which images of it."""
+    gate_images: Positive = 1000
+    """How many of them."""
+    max_loss: Annotated[float, Parameter(validator=Number(gte=0))] = MAX_LOSS
+    """Points of any recall that an engine may lose against PyTorch in fp32."""
     detector: Path | None = None
     """A region detector, from `teran detector convert`: photos are taken then, not only regions."""
     photos: Path | None = None

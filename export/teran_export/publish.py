@@ -17,6 +17,7 @@ from typing import Any
 
 import teran
 from teran.errors import ExportError
+from teran.evaluation.data import open_regions
 from teran.model import TeranModel, bundle
 from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
@@ -134,6 +135,7 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "engine": engine.name,
         "precision": options.precision,
         "calibration": manifest.hash_tree(calibration) if calibration else None,
+        "gate": _gate_request(options),
         "detector": manifest.hash_tree(options.detector) if options.detector else None,
         "photos": manifest.hash_tree(options.photos) if options.photos else None,
         "proposals": options.proposals,
@@ -145,6 +147,17 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "machine": platform.machine(),
         "precisions": list(engine.precisions()),
         "runs_here": engine.runs_here,
+    }
+
+
+def _gate_request(options: ExportOptions) -> dict[str, Any] | None:
+    if not options.gate:
+        return None
+    return {
+        "regions": open_regions(options.gate).fingerprint(),
+        "split": options.gate_split,
+        "images": options.gate_images,
+        "max_loss": options.max_loss,
     }
 
 
@@ -174,12 +187,19 @@ def _build(
         for graph in graphs
     }
     _keep_timing_cache(options.out, work)
-    answers = Answers.of(model, data, options.feature_precision)
-    gate = Gate(answers, timed=engine.runs_here)
+    judged = data
+    if options.gate:
+        report(f"asking PyTorch for {options.gate}")
+        judged = CalibrationData.of_dataset(
+            options.gate, options.gate_split, options.gate_images, model.config, model.tokenizer
+        )
+    answers = Answers.of(model, judged, options.feature_precision)
+    gate = Gate(answers, timed=engine.runs_here, max_loss=options.max_loss)
+    samples = data.with_features(options.feature_precision)
     chosen, checks = try_all(
         f"the encoders for {engine.name}",
         precisions,
-        lambda precision: _try(engine, precision, gate, answers.data, sources, work),
+        lambda precision: _try(engine, precision, gate, samples, sources, work),
         report,
     )
     report(f"publishing {engine.name} in {chosen}")
@@ -221,7 +241,12 @@ def _build(
         graphs=errors,
         detector=asdict(record) if record else None,
         checks={
-            p: {**asdict(c), "calibration": data.source, "refused": c.failure()}
+            p: {
+                **asdict(c),
+                "calibration": data.source,
+                "judged_on": judged.source,
+                "refused": c.failure(),
+            }
             for p, c in checks.items()
         },
         files={

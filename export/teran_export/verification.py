@@ -18,6 +18,7 @@ from teran_export.engines.base import Run
 from teran_export.gate import Answers, Gate, PrecisionCheck
 from teran_export.graphs import Graph
 from teran_export.manifest import ANSWERS, DETECTOR_ANSWERS, Manifest
+from teran_export.options import MAX_LOSS
 from teran_export.repository import VERSION
 
 NAME = "verified.json"
@@ -61,9 +62,9 @@ def _check(repository: Path, published: Manifest) -> dict[str, Any]:
     def loader(precision: str) -> Callable[[Graph], Run]:
         return lambda graph: engine.load(graph, repository / graph.name / VERSION, precision)
 
-    check: PrecisionCheck = Gate(Answers.load(repository / ANSWERS)).check(
-        loader(published.precision)
-    )
+    max_loss = (published.request.get("gate") or {}).get("max_loss", MAX_LOSS)
+    gate_of_encoders = Gate(Answers.load(repository / ANSWERS), max_loss=max_loss)
+    check: PrecisionCheck = gate_of_encoders.check(loader(published.precision))
     found = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "precision": published.precision,

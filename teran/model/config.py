@@ -84,6 +84,58 @@ class TeranConfig:
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"not a TERAN config: {error}") from error
 
+    def to_authors(self) -> dict[str, Any]:
+        """The nested dict that `from_authors` reads, and the authors' code with it.
+
+        Raises:
+            CheckpointError: their code has no such architecture.
+        """
+        for name, fixed in (("num_attention_heads", 4), ("feedforward_dim", 2048)):
+            if getattr(self, name) != fixed:
+                raise CheckpointError(
+                    f"the authors' code can't load this model: its {name} is {getattr(self, name)},"
+                    f" theirs is always {fixed}"
+                )
+        return {
+            "text-model": {
+                "name": "bert",
+                "pretrain": "bert-base-uncased",
+                "word-dim": self.text.hidden_size,
+                "extraction-hidden-layer": self.text.num_hidden_layers,
+                "fine-tune": True,
+                "pre-extracted": False,
+                "layers": 0,
+                "dropout": self.dropout,
+            },
+            "image-model": {
+                "name": "bottomup",
+                "transformer-layers": self.visual_layers,
+                "dropout": self.dropout,
+                "pos-encoding": "concat-and-process",
+                "crop-size": 224,
+                "fine-tune": False,
+                "feat-dim": self.feature_dim,
+                "norm": True,
+            },
+            "model": {
+                "name": "teran",
+                "embed-size": self.embed_dim,
+                "text-aggregation": "first",
+                "image-aggregation": "first",
+                "layers": self.joint_layers,
+                "exclude-stopwords": False,
+                "shared-transformer": self.shared_transformer,
+                "dropout": self.dropout,
+            },
+            "training": {
+                "loss-type": "alignment",
+                "alignment-mode": self.pooling.value,
+                "measure": "dot",
+                "max-violation": True,
+                "margin": 0.2,
+            },
+        }
+
     @classmethod
     def from_authors(
         cls, config: Mapping[str, Any], text: TextConfig | Mapping[str, Any] | None = None

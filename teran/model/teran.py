@@ -1,6 +1,7 @@
 """`TeranModel`: both encoders and the alignment, and the ways a model comes in and goes out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from teran.errors import CheckpointError
 from teran.model import alignment, bundle, checkpoint
 from teran.model.config import Pooling, TeranConfig, TextConfig
 from teran.model.encoders import TextualEncoder, VisualEncoder, joint_transformer, word_mask
+
+_BERT = ("textual_encoder.embeddings.", "textual_encoder.bert.")
 
 
 class TeranModel(nn.Module):
@@ -69,6 +73,33 @@ class TeranModel(nn.Module):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `config.json`, `model.safetensors` and, where known, `tokenizer.json`."""
         bundle.write(directory, self, self.config, self.tokenizer)
+
+    def load_bert(self, directory: str | Path) -> None:
+        """Take the first layers of a BERT of transformers for the textual encoder.
+
+        Raises:
+            CheckpointError: it can't be read safely, or is of another size.
+        """
+        text, weights = checkpoint.read_bert(directory)
+        ours = self.config.text
+        if replace(text, num_hidden_layers=ours.num_hidden_layers) != ours:
+            raise CheckpointError(f"{directory} is a BERT of {text}; the model's is {ours}")
+        state = self.state_dict()
+        taken = {key: weights[key] for key in weights if key in state}
+        if len(taken) < sum(key.startswith(_BERT) for key in state):
+            raise CheckpointError(
+                f"{directory} has {text.num_hidden_layers} layers, fewer than the model's "
+                f"{ours.num_hidden_layers}"
+            )
+        self.load_state_dict(taken, strict=False)
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write a `.pth` that the authors' own code loads; the tokenizer is not in it.
+
+        Raises:
+            CheckpointError: their code has no such architecture, or the file can't be written.
+        """
+        checkpoint.write(path, self.state_dict(), self.config)
 
     def encode_images(
         self, region_features: Tensor, boxes: Tensor, region_mask: Tensor | None = None

@@ -25,4 +25,10 @@ class TrainingConfig:
     """Epochs at the start in which all negatives count: a model from scratch needs a few."""
     gradient_clip: float = 2.0
     """Largest L2 norm of the gradient; 0 leaves it as it is."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step; negatives are those of one batch."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the matrix products; weights and loss stay in fp32. fp16 needs a GPU."""
+    fine_tune_text: bool = True
+    """Whether BERT learns too, or stays as it is."""
     seed: int = 0

@@ -21,6 +21,10 @@ class ImageBatch:
     boxes: Tensor
     mask: Tensor
 
+    def to(self, device: torch.device) -> "ImageBatch":
+        """The same on a device."""
+        return ImageBatch(*(one.to(device) for one in (self.features, self.boxes, self.mask)))
+
 
 @dataclass(frozen=True)
 class CaptionBatch:
@@ -28,6 +32,10 @@ class CaptionBatch:
 
     input_ids: Tensor
     attention_mask: Tensor
+
+    def to(self, device: torch.device) -> "CaptionBatch":
+        """The same on a device."""
+        return CaptionBatch(self.input_ids.to(device), self.attention_mask.to(device))
 
 
 @dataclass(frozen=True)

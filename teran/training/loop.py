@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,29 +15,35 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from teran.errors import CheckpointError
+from teran.errors import CheckpointError, TeranInputError
 from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
 from teran.model import TeranModel
 from teran.training.config import TrainingConfig
-from teran.training.data import PairDataset, caption_batch
+from teran.training.data import CaptionBatch, ImageBatch, PairDataset, caption_batch
+from teran.training.distributed import World
+from teran.training.log import Log
 from teran.training.loss import triplet_loss
+
+Batch = tuple[ImageBatch, CaptionBatch, int]
+"""A share of a batch of pairs, and how many pairs the batch has."""
 
 
 @torch.inference_mode()
 def score_dataset(model: TeranModel, data: PairDataset, batch_size: int = 100) -> Tensor:
     """Score every image of `data` against every caption, (N, M), in evaluation mode."""
     model.eval()
+    device = next(model.parameters()).device
     captions = [ids for group in data.captions for ids in group]
     regions = []
     for start in range(0, len(data), batch_size):
-        batch = data.images(range(start, min(start + batch_size, len(data))))
+        batch = data.images(range(start, min(start + batch_size, len(data)))).to(device)
         regions.append(model.encode_images(batch.features, batch.boxes, batch.mask))
     columns = []
     for start in range(0, len(captions), batch_size):
-        words = caption_batch(captions[start : start + batch_size])
+        words = caption_batch(captions[start : start + batch_size]).to(device)
         embeddings = model.encode_captions(words.input_ids, words.attention_mask)
         columns.append(torch.cat([model.align(block, embeddings) for block in regions]))
-    return torch.cat(columns, dim=1)
+    return torch.cat(columns, dim=1).cpu()
 
 
 def validate(model: TeranModel, data: PairDataset) -> tuple[Recall, Recall]:
@@ -57,19 +64,52 @@ class TrainingState:
 
 
 class Trainer:
-    """Trains a model on pairs, keeping `last.pt`, the bundle `best/` and `record.json`."""
+    """Trains a model on pairs, keeping `last.pt`, the bundle `best/`, `record.json` and `log.csv`.
+
+    The first of several processes keeps them.
+    """
 
     def __init__(
-        self, model: TeranModel, config: TrainingConfig, directory: Path, *, quiet: bool = False
+        self,
+        model: TeranModel,
+        config: TrainingConfig,
+        directory: Path,
+        *,
+        quiet: bool = False,
+        world: World | None = None,
     ) -> None:
-        self.model, self.config, self.directory, self.quiet = model, config, directory, quiet
+        """Prepare to train where the model is.
+
+        Args:
+            model: trained in place.
+            config: how.
+            directory: where the run is kept.
+            quiet: show nothing.
+            world: the processes that train it together.
+
+        Raises:
+            TeranInputError: the precision needs another device.
+        """
+        self.model, self.config, self.directory = model, config, directory
+        self.world = world or World()
+        self.quiet = quiet or self.world.rank > 0
+        self.device = next(model.parameters()).device
+        if config.precision == "fp16" and self.device.type != "cuda":
+            raise TeranInputError("fp16 is for GPUs: its range needs a scaled loss; take bf16")
+        if not config.fine_tune_text:
+            for part in (model.textual_encoder.embeddings, model.textual_encoder.bert):
+                part.requires_grad_(False)
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         self.optimizer = kinds[config.optimizer](
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            [one for one in model.parameters() if one.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.state = TrainingState()
         self.random = torch.Generator().manual_seed(config.seed)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + self.world.rank)
+        self.world.share_weights(model)
 
     def learning_rate(self) -> float:
         """The learning rate of the step to come: linear warm-up, then steps."""
@@ -81,18 +121,24 @@ class Trainer:
     def run(self, train: PairDataset, validation: PairDataset) -> TrainingState:
         """Train up to the configured number of epochs and return the final state."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TimeRemainingColumn(),
-            disable=self.quiet,
-        ) as progress:
+        log = Log(self.directory / "log.csv" if self.world.rank == 0 else None, self.state.step)
+        with (
+            log,
+            Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}"),
+                TimeRemainingColumn(),
+                disable=self.quiet,
+            ) as progress,
+        ):
             while self.state.epoch < self.config.epochs:
                 started = perf_counter()
-                loss = self._epoch(train, progress)
-                images, sentences = validate(self.model, validation)
+                loss = self._epoch(train, progress, log)
+                (images, sentences), *_ = self.world.collect(
+                    validate(self.model, validation) if self.world.rank == 0 else None
+                )
                 self.state.epoch += 1
                 self.state.history.append(
                     {
@@ -111,47 +157,83 @@ class Trainer:
                     )
         return self.state
 
-    def _epoch(self, train: PairDataset, progress: Progress) -> float:
+    def _epoch(self, train: PairDataset, progress: Progress, log: Log) -> float:
         """Visit every image once, each with one of its captions drawn at random."""
         self.model.train()
+        size = self.config.batch_size * self.world.size
         order = torch.randperm(len(train), generator=self.random).tolist()
         draws = torch.rand(len(train), generator=self.random).tolist()
-        batches = [
-            order[i : i + self.config.batch_size]
-            for i in range(0, len(order), self.config.batch_size)
-        ]
-        batches = [batch for batch in batches if len(batch) > 1]
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        batches = [batch for batch in batches if len(batch) >= max(2, self.world.size)]
         task = progress.add_task("", total=len(batches), epoch=self.state.epoch + 1, loss=0.0)
         total = 0.0
-        for done, batch in enumerate(batches, start=1):
-            captions = [train.captions[i][int(draws[i] * len(train.captions[i]))] for i in batch]
-            total += self.step(train, batch, captions) / len(batch)
-            progress.update(task, completed=done, loss=total / done)
+
+        def load(images: list[int]) -> Batch:
+            own = self.world.part(images)
+            said = [train.captions[i][int(draws[i] * len(train.captions[i]))] for i in own]
+            return train.images(own), caption_batch(said), len(images)
+
+        with ThreadPoolExecutor(1) as reader:  # reads a batch while another is learnt from
+            loading = [reader.submit(load, batch) for batch in batches[:1]]
+            for done, batch in enumerate(batches, start=1):
+                ready = loading.pop().result()
+                loading += [reader.submit(load, one) for one in batches[done : done + 1]]
+                is_last = done % self.config.accumulate == 0 or done == len(batches)
+                loss = self.step(*ready, update=is_last) / len(batch)
+                total += loss
+                progress.update(task, completed=done, loss=total / done)
+                log.add(self.state.step, self.state.epoch + 1, self.learning_rate(), loss)
         progress.remove_task(task)
         return total / max(len(batches), 1)
 
-    def step(self, data: PairDataset, images: list[int], captions: list[Any]) -> float:
-        """One optimizer step on a batch of pairs; returns the batch's loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        image, text = data.images(images), caption_batch(captions)
+    def step(
+        self, images: ImageBatch, captions: CaptionBatch, pairs: int, *, update: bool = True
+    ) -> float:
+        """Learn from a batch of pairs.
+
+        Args:
+            images: this process's share of the batch.
+            captions: likewise.
+            pairs: how many all processes have.
+            update: change the weights now, by the gradients since they were changed last.
+
+        Returns:
+            The batch's loss, a sum over the pairs.
+        """
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        images, captions = images.to(self.device), captions.to(self.device)
+        mixed = self.config.precision != "fp32"
+        with torch.autocast(self.device.type, kinds[self.config.precision], enabled=mixed):
+            regions = self.model.encode_images(images.features, images.boxes, images.mask)
+            words = self.model.encode_captions(captions.input_ids, captions.attention_mask)
         scores = self.model.align(
-            self.model.encode_images(image.features, image.boxes, image.mask),
-            self.model.encode_captions(text.input_ids, text.attention_mask),
+            self.world.gather(regions.float(), pairs), self.world.gather(words.float(), pairs)
         )
         hardest = self.config.hardest_negative
         warm = self.state.epoch < self.config.all_negatives_epochs
         loss = triplet_loss(scores, self.config.margin, hardest and not warm)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        self.optimizer.step()
-        self.state.step += 1
+        self.scaler.scale(loss).backward()
+        if update:
+            self._update()
         return float(loss.detach())
+
+    def _update(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.world.average_gradients(self.model)
+        if self.config.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.state.step += 1
 
     def _keep(self, quality: float) -> None:
         """Write the last state, and the bundle where it is the best so far."""
+        random = self.world.collect(torch.get_rng_state())
+        if self.world.rank:
+            return
         if quality > self.state.best:
             self.state.best = quality
             self.model.save_pretrained(self.directory / "best")
@@ -168,7 +250,8 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "state": dataclasses.asdict(self.state),
                 "random": self.random.get_state(),
-                "torch_random": torch.get_rng_state(),
+                "scaler": self.scaler.state_dict(),
+                "torch_random": random,
                 "config": dataclasses.asdict(self.config),
             },
             partial,
@@ -190,7 +273,8 @@ class Trainer:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = TrainingState(**saved["state"])
             self.random.set_state(saved["random"])
-            torch.set_rng_state(saved["torch_random"])
+            self.scaler.load_state_dict(saved["scaler"])
+            torch.set_rng_state(saved["torch_random"][self.world.rank])
         except (
             RuntimeError,
             LookupError,

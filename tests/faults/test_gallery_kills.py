@@ -31,7 +31,7 @@ from teran.gallery.search.query import Query
 from tests.data import images
 from tests.server.test_supervision import children, model_process, wait_for
 
-KILLS = int(os.environ.get("TERAN_TEST_KILLS", "15"))
+KILLS = int(os.environ.get("TERAN_TEST_KILLS", "10"))
 PICTURES = images(20, seed=3, longest=36)
 IDS = 60
 

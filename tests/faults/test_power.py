@@ -22,7 +22,7 @@ from teran.gallery.search.kernels import kernel
 from teran.gallery.search.query import Query
 from tests.faults import disk
 
-CUTS = int(os.environ.get("TERAN_TEST_KILLS", "15")) // 5
+CUTS = int(os.environ.get("TERAN_TEST_KILLS", "10")) // 5
 PROGRAMS = Path(__file__).parent
 
 

@@ -70,6 +70,11 @@ class Split:
         return cls(dataset, name, [image for image, _ in pairs], captions, owner)
 
 
+def root_of(directory: Path, dataset: str) -> Path:
+    """Where a data set lies: in a directory, or in one of its name there."""
+    return directory / dataset if (directory / dataset).is_dir() else directory
+
+
 def read_split(root: Path, dataset: str, name: str) -> Split:
     """Read a split from whichever file of captions a directory holds.
 
@@ -101,6 +106,22 @@ def read_split(root: Path, dataset: str, name: str) -> Split:
         f"{root} holds no captions of {dataset}: neither {_KARPATHY[dataset]}"
         + (f" nor coco_{_IDS.get(name, name)}_ids.npy" if dataset == "coco" else "")
     )
+
+
+def dataset_of(root: Path) -> str:
+    """Which data set the captions in a directory are of.
+
+    Raises:
+        TeranInputError: there are none of a known one.
+    """
+    if ours := _find(root, CAPTIONS_FILE):
+        return str(read_json(ours).get("dataset"))
+    for dataset, name in _KARPATHY.items():
+        if _find(root, name):
+            return dataset
+    if any(_find(root, f"coco_{name}_ids.npy") for name in _IDS.values()):
+        return "coco"
+    raise TeranInputError(f"{root} holds no captions of {' or '.join(DATASETS)}")
 
 
 def write_splits(path: Path, dataset: str, splits: Iterable[Split]) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,11 @@ from teran_export.onnx_graphs import check_graph, write_graph
 from teran_export.sensitivity import GROUPS, keep_in_float
 from torch import nn
 
-from teran.errors import CheckpointError, ExportError
+from teran.errors import CheckpointError, ExportError, TeranInputError
 from teran.model import Pooling, TeranModel
 from teran.runtime.silent_openvino import openvino
 from tests.conftest import TINY
+from tests.datasets import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +235,7 @@ def test_gate_sees_a_worse_engine(tiny_model: TeranModel, tmp_path: Path) -> Non
 
     good, bad = gate.check(noisy(0.0)), gate.check(noisy(0.3))
     assert good.failure() is None
-    assert good.recall_drop == 0.0
+    assert good.worst_loss == 0.0
     assert "cosine" in (bad.failure() or "")
 
 
@@ -291,3 +294,32 @@ def test_unusable_calibration(tiny_model: TeranModel, tmp_path: Path, damage: st
         )
     with pytest.raises(ExportError, match=r"data\.npz"):
         CalibrationData.load(path, TINY, tiny_model.tokenizer)
+
+
+def test_an_engine_that_loses_recall_on_a_data_set_is_not_published(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What every precision loses is in the manifest; one point more than allowed is too much."""
+    data = tmp_path / "data"
+    write_dataset(data, 210)
+    options = ExportOptions(
+        tiny_bundle, tmp_path / "repository", precision="fp32", gate=data, gate_split="test"
+    )
+    published = export(options)
+    check = published.manifest.checks["fp32"]
+    assert check["judged_on"] == "f30k test, 210 images"
+    names = {f"{kind}_r{k}" for kind in ("image", "sentence") for k in (1, 5, 10)}
+    assert check["recall_loss"].keys() == names
+    assert max(map(abs, check["recall_loss"].values())) < 0.5
+    assert not export(options).built, "nothing has changed"
+    assert export(replace(options, max_loss=1.0)).built, "what is allowed has"
+
+    calls = count()  # PyTorch's ranks first, then the engine's
+    monkeypatch.setattr(
+        "teran_export.gate.caption_ranks", lambda *_: np.full(210, 300 * (next(calls) > 0))
+    )
+    with pytest.raises(ExportError, match=r"sentence_r1 is 100\.00 points below fp32's, more than"):
+        export(replace(options, max_loss=2.0))
+    assert (tmp_path / "repository" / "manifest.json").is_file(), "what was published stays"
+    with pytest.raises(TeranInputError, match="no images in its split 'val'"):
+        export(replace(options, gate_split="val"))

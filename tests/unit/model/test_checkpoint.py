@@ -116,3 +116,39 @@ def test_damaged_bundles_are_refused(tmp_path: Path, tiny_bundle: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         TeranModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("dataset", "mode", "shared"), RELEASED)
+def test_back_in_the_authors_form(tmp_path: Path, dataset: str, mode: str, shared: bool) -> None:
+    """Every tensor that reaches a score is there again, under their name, to the bit."""
+    config = authors_config(mode, shared=shared, dataset=dataset)
+    model = TeranModel.from_checkpoint(write_checkpoint(tmp_path / "m.pth", config), TEXT_CONFIG)
+    model.save_checkpoint(tmp_path / "again.pth")
+    content = torch.load(tmp_path / "again.pth", weights_only=False)
+    theirs = state_dict(config, TEXT_CONFIG)
+    for name, tensor in content["model"].items():
+        assert torch.equal(tensor, theirs[name]), name
+    unused = ("txt_enc.word_embeddings", "txt_enc.map", "img_enc.fc", "pooler")
+    missing = theirs.keys() - content["model"].keys()
+    assert all(any(part in name for part in unused) for name in missing), missing
+    for section in ("text-model", "image-model", "model"):
+        common = config[section].keys() & content["config"][section].keys()
+        assert {key: config[section][key] for key in common} == {
+            key: content["config"][section][key] for key in common
+        }
+    again = TeranModel.from_checkpoint(tmp_path / "again.pth", TEXT_CONFIG)
+    assert again.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_what_the_authors_code_has_no_place_for_is_refused(
+    tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="its feedforward_dim is 32, theirs is always 2048"):
+        tiny_model.save_checkpoint(tmp_path / "m.pth")
+    assert not list(tmp_path.iterdir())
+    path = write_checkpoint(tmp_path / "m.pth", authors_config())
+    model = TeranModel.from_checkpoint(path, TEXT_CONFIG)
+    with pytest.raises(CheckpointError, match="can't write"):
+        model.save_checkpoint(tmp_path / "absent" / "m.pth")

@@ -1,6 +1,8 @@
 """The loss against the authors' and a plain loop; the loop learns, resumes and keeps the best."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from teran.model.random import random_model
 from teran.training import PairDataset, Trainer, TrainingConfig, triplet_loss
 from teran.training.loop import validate
 from tests.conftest import TINY, reference_archive
+from tests.unit.training.data import pairs
 
 SCORES = arrays(np.float32, (4, 4), elements=st.floats(-3, 3, width=32))
 
@@ -45,19 +48,6 @@ def test_loss_equals_authors(margin: float, hardest: bool) -> None:
     expected = float(archive[f"tripletloss_mv{int(hardest)}_margin{margin}"])
     loss = triplet_loss(torch.from_numpy(archive["S"]), margin, hardest)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-
-
-def pairs(count: int, seed: int) -> PairDataset:
-    """Images of one of eight kinds, each with a word of its own for the kind."""
-    random = np.random.default_rng(seed)
-    kinds = [i % 8 for i in range(count)]
-    centres = np.random.default_rng(0).normal(0, 2, (8, TINY.feature_dim))
-    features = [
-        (centres[k] + random.normal(0, 0.1, (36, TINY.feature_dim))).astype(np.float32)
-        for k in kinds
-    ]
-    boxes = [np.tile(np.array([0.1, 0.1, 0.5, 0.5], np.float32), (36, 1)) for _ in kinds]
-    return PairDataset(features, boxes, [[[2, 7 + k, 12 + k, 4, 3]] for k in kinds])
 
 
 CONFIG = TrainingConfig(
@@ -116,3 +106,87 @@ def test_datasets_must_pair_up() -> None:
         PairDataset(data.features, data.boxes, data.captions[:1])
     with pytest.raises(TeranInputError, match="image 1 has no caption"):
         PairDataset(data.features, data.boxes, [data.captions[0], []])
+
+
+def test_two_processes_learn_what_one_does_from_the_double_batch(tmp_path: Path) -> None:
+    """With batches that don't divide evenly; one that was gone on with learns the same to the bit."""
+
+    def run(out: Path, processes: int, batch: int, epochs: int) -> None:
+        out.mkdir(exist_ok=True)
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        script = ["-m", "tests.unit.training.run", str(out), str(batch), str(epochs)]
+        line = [sys.executable, *launcher, *script]
+        ended = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+        assert ended.returncode == 0, ended.stderr
+
+    def losses(out: Path) -> list[float]:
+        return [float(row.split(",")[3]) for row in (out / "log.csv").read_text().split()[1:]]
+
+    one, two, parts = (tmp_path / name for name in ("one", "two", "parts"))
+    run(one, 1, 10, 2)
+    run(two, 2, 5, 2)
+    run(parts, 2, 5, 1)
+    run(parts, 2, 5, 2)
+    expected = torch.load(one / "gradients.0.pt")
+    for rank in range(2):
+        found = torch.load(two / f"gradients.{rank}.pt")
+        assert found.pop("loss") == pytest.approx(expected["loss"], rel=1e-5)
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-2), "rounding adds up"
+    assert losses(two)[0] != losses(two)[-1]
+    for rank in range(2):
+        ends = [torch.load(out / f"weights.{rank}.pt") for out in (two, parts)]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def weights_after(config: TrainingConfig, out: Path) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    still = random_model(dataclasses.replace(TINY, dropout=0.0), seed=1)
+    Trainer(still, config, out, quiet=True).run(pairs(12, 1), pairs(8, 2))
+    return still.state_dict()
+
+
+def test_gradients_of_several_batches_add_up(tmp_path: Path) -> None:
+    """One step for three batches, and one for what is left at the end of an epoch."""
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=2, accumulate=4, gradient_clip=0.0)
+    weights_after(config, tmp_path)
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert rows[0] == "step,epoch,learning_rate,loss"
+    assert [row.split(",")[0] for row in rows[1:]] == ["0", "0", "0", "1", "1", "2"]
+
+
+def test_mixed_precision_stays_close(tmp_path: Path) -> None:
+    whole, mixed = (
+        weights_after(dataclasses.replace(CONFIG, epochs=2, precision=precision), tmp_path)
+        for precision in ("fp32", "bf16")
+    )
+    assert all(weight.dtype == torch.float32 for weight in mixed.values())
+    differences = [float((whole[name] - mixed[name]).abs().max()) for name in whole]
+    assert 0 < max(differences) < 0.1
+    with pytest.raises(TeranInputError, match="fp16 is for GPUs"):
+        Trainer(model(), dataclasses.replace(CONFIG, precision="fp16"), tmp_path)
+
+
+def test_bert_may_stay_as_it_is(tmp_path: Path) -> None:
+    begun = random_model(TINY, seed=1).state_dict()
+    config = dataclasses.replace(CONFIG, epochs=1, fine_tune_text=False)
+    found = weights_after(config, tmp_path)
+    for name, weight in found.items():
+        of_bert = name.startswith(("textual_encoder.bert", "textual_encoder.embeddings"))
+        assert torch.equal(weight, begun[name]) is of_bert, name
+
+
+def test_the_log_of_a_run_that_goes_on_has_every_batch_once(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=2, batch_size=6)
+    train, validation = pairs(12, 1), pairs(8, 2)
+    first = Trainer(model(), dataclasses.replace(config, epochs=1), tmp_path, quiet=True)
+    first.run(train, validation)
+    with (tmp_path / "log.csv").open("a") as file:  # an epoch that was cut off
+        file.write("3,2,0.001,9.0\r\n")
+    second = Trainer(model(), config, tmp_path, quiet=True)
+    second.resume()
+    second.run(train, validation)
+    rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert [(row[0], row[1]) for row in rows] == [("1", "1"), ("2", "1"), ("3", "2"), ("4", "2")]
+    assert rows[2][3] != "9.0"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from teran.evaluation.protocol import Direction, Report
-from teran_evaluation.paper import Recalls
+from teran_research.paper import Recalls
 
 NAMES = {"sentence": "sentence retrieval", "image": "image retrieval"}
 _RSUM_NOTE = (

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from teran_client import ImageRegions, TeranClient
+from teran_client import ImageRegions, Match, TeranClient
 from torch.nn.utils.rnn import pad_sequence
 
 from teran.errors import CheckpointError
@@ -89,6 +89,35 @@ class ModelRoad:
             return [rows[kept] for rows, kept in zip(found, tokens.word_mask > 0, strict=True)]
 
         return _by_length([len(one) for one in captions], _CAPTIONS, encode)
+
+    @torch.inference_mode()
+    def match(self, regions: Regions, caption: str) -> Match:
+        """Match an image with a sentence as the server does: closed by a full stop, if it is open.
+
+        Raises:
+            TeranInputError: the sentence has no word.
+        """
+        tokens = self._tokenizer.encode([caption])
+        ids, mask = (
+            torch.from_numpy(one).to(self._device)
+            for one in (tokens.input_ids, tokens.attention_mask)
+        )
+        features, boxes = (
+            torch.tensor(one)[None].to(self._device) for one in (regions.features, regions.boxes)
+        )
+        score, cosines = self._model.align_with_matrix(
+            self._model.encode_images(features, boxes), self._model.encode_captions(ids, mask)
+        )
+        words = tokens.word_mask[0] > 0
+        return Match(
+            score=float(score),
+            score_per_word=float(score) / int(words.sum()),
+            similarity=cosines[0, 0].cpu().numpy(),
+            tokens=tuple(str(token) for token in tokens.tokens[0]),
+            word_mask=words,
+            truncated=bool(tokens.truncated[0]),
+            boxes=regions.boxes,
+        )
 
 
 class ServerRoad:

@@ -12,9 +12,9 @@ from teran_client import Entry, ImageRegions, TeranClient
 from teran.contract import MAX_RESULTS
 from teran.errors import TeranInputError
 from teran.evaluation.data import RegionSource, Split
-from teran.evaluation.protocol import Fold, Report
-from teran_evaluation.evaluate import progress_bars
-from teran_evaluation.roads import sent
+from teran.evaluation.protocol import Fold
+from teran_research.evaluate import progress_bars
+from teran_research.roads import sent
 
 Floats = npt.NDArray[np.float32]
 _NOT_FOUND = np.finfo(np.float32).min
@@ -27,7 +27,7 @@ def evaluate_through_galleries(
     grades: Sequence[dict[str, Floats]],
     source: RegionSource,
     client: TeranClient,
-) -> Report:
+) -> list[Fold]:
     """Index every fold's images and captions in two galleries, and search each by the other.
 
     A search gives a thousand results at most. What comes later has no rank: it counts as last, so
@@ -59,7 +59,7 @@ def evaluate_through_galleries(
             asked = bar("searching by images", len(images))
             _search(client, images, of_captions, by_image, asked)
         judged.append(Fold.of(by_caption.T, fold.owner, graded, by_image))
-    return Report.of(judged)
+    return judged
 
 
 def _with_words(client: TeranClient, captions: Sequence[str]) -> dict[str, str]:

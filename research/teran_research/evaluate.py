@@ -18,10 +18,10 @@ from rich.progress import (
 
 from teran.errors import TeranInputError
 from teran.evaluation.data import RegionSource, Split
-from teran.evaluation.protocol import Fold, Report
+from teran.evaluation.protocol import Fold
 from teran.evaluation.scoring import score_all
-from teran_evaluation.cache import EmbeddingCache
-from teran_evaluation.roads import Road
+from teran_research.cache import EmbeddingCache
+from teran_research.roads import Road
 
 Floats = npt.NDArray[np.float32]
 FOLD = 1000
@@ -76,8 +76,8 @@ def evaluate(
     source: RegionSource,
     road: Road,
     cache: Path,
-) -> Report:
-    """Encode, score and judge.
+) -> list[Fold]:
+    """Encode, score and rank.
 
     Args:
         folds: from `folds_of`.
@@ -111,7 +111,7 @@ def evaluate(
             columns = slice(caption, caption := caption + len(fold.captions))
             scores = score_all(regions[rows], words[columns], road.pooling, scored)
             judged.append(Fold.of(scores, fold.owner, graded))
-    return Report.of(judged)
+    return judged
 
 
 @contextmanager

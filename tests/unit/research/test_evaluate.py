@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teran_evaluation.cache import EmbeddingCache
-from teran_evaluation.cli import evaluate, pack, verify
-from teran_evaluation.evaluate import check_images, folds_of
-from teran_evaluation.roads import ModelRoad
+from teran_research.cache import EmbeddingCache
+from teran_research.cli import evaluate, pack, verify
+from teran_research.evaluate import check_images, folds_of
+from teran_research.roads import ModelRoad
 
 from teran.errors import TeranInputError
 from teran.evaluation.data import Regions, Split
@@ -98,7 +98,7 @@ def test_packed_it_says_the_same(
 
 def test_precomputed_relevance_is_used(data: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Numbers without a header, as the authors' files are."""
-    root = tmp_path / "data"
+    root = tmp_path / "f30k"
     root.mkdir()
     for entry in data.iterdir():
         (root / entry.name).symlink_to(entry)
@@ -107,7 +107,7 @@ def test_precomputed_relevance_is_used(data: Path, tiny_bundle: Path, tmp_path: 
     file = root / "relevances" / "f30k-test-spice.npy"
     grades.tofile(file)
     without = run(data, tiny_bundle, tmp_path)
-    found = run(root, tiny_bundle, tmp_path)
+    found = run(tmp_path, tiny_bundle, tmp_path)  # in a folder of the data set's name
     assert 0 < found["image_retrieval"]["ndcg_spice"] < 1
     assert found["image_retrieval"]["ndcg_rouge_l"] == without["image_retrieval"]["ndcg_rouge_l"]
     file.write_bytes(file.read_bytes()[:-4])

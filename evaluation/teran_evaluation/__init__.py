@@ -1,1 +1,0 @@
-"""Evaluation by the paper's protocols, of a model or of what serves it."""

@@ -1,0 +1,1 @@
+"""What the paper did with data sets, once more: train, evaluate, explain."""
