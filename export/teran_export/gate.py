@@ -85,7 +85,8 @@ class PrecisionCheck:
     def summary(self) -> str:
         """The figures, in a few words."""
         cosine = min(encoder.mean_cosine for encoder in self.encoders.values())
-        recall = "" if self.worst_loss is None else f", recall {-self.worst_loss:+.2f} pt at worst"
+        loss = self.worst_loss
+        recall = "" if loss is None else f", recall {0 - loss:+.2f} pt at worst"
         time = f", {self.milliseconds:.1f} ms a batch" if self.milliseconds else ""
         return f"cosine {cosine:.5f}{recall}{time}"
 

@@ -109,7 +109,7 @@ def test_datasets_must_pair_up() -> None:
 
 
 def test_two_processes_learn_what_one_does_from_the_double_batch(tmp_path: Path) -> None:
-    """With batches that don't divide evenly; one that was gone on with learns the same to the bit."""
+    """With batches that don't divide evenly; a run that goes on learns the same to the bit."""
 
     def run(out: Path, processes: int, batch: int, epochs: int) -> None:
         out.mkdir(exist_ok=True)
