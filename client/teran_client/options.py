@@ -1,7 +1,7 @@
 """Options that several commands share, and the client they describe."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,10 @@ Size = Annotated[str | None, Parameter(help="The images' size, as 640x480, where
 
 
 @options
-class Connection:
-    """How to reach a server."""
+class Access:
+    """How to reach a server whose address is known."""
 
     _: KW_ONLY
-    url: str = "localhost:8001"
-    """The server's gRPC address, host:port; of several servers with commas, or dns:///host:port."""
     timeout: float = 60.0
     """Seconds a request may take, retries included."""
     ca: Annotated[Path | None, Parameter(env_var="TERAN_TLS_CA")] = None
@@ -35,8 +33,8 @@ class Connection:
     """Metadata sent with every request, as key=value; as key=@file where it is a secret."""
 
     @contextmanager
-    def client(self, *, progress: bool = False) -> Iterator[TeranClient]:
-        """A client, closed at the end.
+    def client_of(self, url: str, *, progress: bool = False) -> Iterator[TeranClient]:
+        """A client of an address, closed at the end.
 
         Raises:
             TeranInputError: a header is none.
@@ -53,9 +51,27 @@ class Connection:
             headers.setdefault(WRITE_KEY_HEADER, write_key)
         tls = Tls(root_certificates=self.ca) if self.ca else None
         with TeranClient(
-            self.url, timeout=self.timeout, tls=tls, headers=headers, progress=progress
+            url, timeout=self.timeout, tls=tls, headers=headers, progress=progress
         ) as client:
             yield client
+
+
+@options
+class Connection(Access):
+    """How to reach a server."""
+
+    _: KW_ONLY
+    url: str = "localhost:8001"
+    """The server's gRPC address, host:port; of several servers with commas, or dns:///host:port."""
+
+    def client(self, *, progress: bool = False) -> AbstractContextManager[TeranClient]:
+        """A client, closed at the end.
+
+        Raises:
+            TeranInputError: a header is none.
+            ServingError: the write key is none.
+        """
+        return self.client_of(self.url, progress=progress)
 
 
 @options

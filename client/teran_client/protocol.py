@@ -50,8 +50,8 @@ class ModelInfo:
     """Captions, likewise."""
     half_features: bool = False
     """Whether region features are sent in fp16."""
-    pooling: str = "MrSw"
-    """How cosines become a score."""
+    pooling: str | None = None
+    """How cosines become a score; None of a repository that does not say."""
 
     @classmethod
     def from_configs(cls, visual: Any, textual: Any, alignment: Any) -> "ModelInfo":
@@ -75,7 +75,7 @@ class ModelInfo:
             max_cells=limit(alignment, "max_cells", 1 << 26),
             bulk_images=limit(visual, "bulk_batch", visual.max_batch_size),
             bulk_captions=limit(textual, "bulk_batch", textual.max_batch_size),
-            pooling=parameter(alignment, "pooling", "MrSw"),
+            pooling=parameter(alignment, "pooling", "") or None,
         )
 
     def bulk(self, content: object) -> int:

@@ -1,7 +1,7 @@
 """The data an engine is calibrated on and judged by."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from teran.errors import ExportError
-from teran.evaluation.data import open_regions, read_split
+from teran.evaluation.data import Regions, open_regions, read_split, root_of
 from teran.evaluation.data.captions import dataset_of
 from teran.model import TeranConfig
 from teran.tokenizer import CaptionTokenizer
@@ -40,17 +40,24 @@ class CalibrationData:
 
     @classmethod
     def load(cls, path: Path, config: TeranConfig, tokenizer: Tokenizer) -> "CalibrationData":
-        """Read an `.npz` of real images and captions.
+        """Read real images and captions: an `.npz`, or a table of bottom-up attention's.
 
-        Keys: `region_features` (N, R, F), `boxes` (N, R, 4), `region_mask` (N, R), `captions` (M,)
-        strings, and `image_of_caption` (M,) for the recall check.
+        A table has no captions; random ones stand in for them, and there is no recall. The keys of
+        an `.npz`: `region_features` (N, R, F), `boxes` (N, R, 4), `region_mask` (N, R), `captions`
+        (M,) strings, and `image_of_caption` (M,) for the recall check.
 
         Raises:
             ExportError: the file can't be read, or does not fit the model.
+            TeranInputError: the table can't be.
         """
+        if path.suffix == ".tsv":
+            source = open_regions(path)
+            images = _padded([source.read(image) for image in source.ids()], path, config)
+            synthetic = cls.synthetic(config)
+            return cls(path.name, images, synthetic.captions, None)
         try:
             with np.load(path) as archive:
-                images: Arrays = {
+                images = {
                     "region_features": archive["region_features"].astype(np.float32),
                     "boxes": archive["boxes"].astype(np.float32),
                     "region_mask": archive["region_mask"].astype(bool),
@@ -85,25 +92,13 @@ class CalibrationData:
             TeranInputError: the data set can't be used.
             ExportError: it does not fit the model.
         """
-        whole = read_split(directory, dataset_of(directory), split)
+        dataset = dataset_of(directory)
+        directory = root_of(directory, dataset)
+        whole = read_split(directory, dataset, split)
         part = whole.part(0, min(most, len(whole.image_ids)))
         source = open_regions(directory)
         regions = [source.read(image) for image in part.image_ids]
-        width = regions[0].features.shape[1]
-        if width != config.feature_dim:
-            raise ExportError(
-                f"{directory} has features of {width} values, the model takes {config.feature_dim}"
-            )
-        shape = len(regions), max(len(one) for one in regions)
-        images: Arrays = {
-            "region_features": np.zeros((*shape, width), np.float32),
-            "boxes": np.zeros((*shape, 4), np.float32),
-            "region_mask": np.zeros(shape, bool),
-        }
-        for i, one in enumerate(regions):
-            images["region_features"][i, : len(one)] = one.features
-            images["boxes"][i, : len(one)] = one.boxes
-            images["region_mask"][i, : len(one)] = True
+        images = _padded(regions, directory, config)
         pieces = CaptionTokenizer(tokenizer, config.text.max_position_embeddings)
         batch = pieces.encode(part.captions, verbatim=True)
         tokens = {name: getattr(batch, name) for name in TEXTUAL_ENCODER.inputs}
@@ -153,3 +148,27 @@ class CalibrationData:
         count = len(next(iter(inputs.values())))
         for start in range(0, count, BATCH):
             yield {name: value[start : start + BATCH] for name, value in inputs.items()}
+
+
+def _padded(regions: Sequence[Regions], path: Path, config: TeranConfig) -> Arrays:
+    """The inputs of the visual encoder, (N, R, ...).
+
+    Raises:
+        ExportError: the model takes other features.
+    """
+    width = regions[0].features.shape[1]
+    if width != config.feature_dim:
+        raise ExportError(
+            f"{path} has features of {width} values, the model takes {config.feature_dim}"
+        )
+    shape = len(regions), max(len(one) for one in regions)
+    images: Arrays = {
+        "region_features": np.zeros((*shape, width), np.float32),
+        "boxes": np.zeros((*shape, 4), np.float32),
+        "region_mask": np.zeros(shape, bool),
+    }
+    for i, one in enumerate(regions):
+        images["region_features"][i, : len(one)] = one.features
+        images["boxes"][i, : len(one)] = one.boxes
+        images["region_mask"][i, : len(one)] = True
+    return images

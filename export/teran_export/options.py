@@ -59,7 +59,7 @@ class ExportOptions:
     _: KW_ONLY
     calibration: Path | None = None
     """An .npz of real images and captions: region_features, boxes, region_mask, captions,
-    image_of_caption."""
+    image_of_caption; or a .tsv of real regions, as bottom-up attention writes them."""
     gate: Path | None = None
     """A data set, as `teran evaluate` takes it: engines are judged by recall on it."""
     gate_split: str = "val"

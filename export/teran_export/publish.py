@@ -4,6 +4,7 @@
 moves the link. The previous directory stays, so that a server running from it is not disturbed.
 """
 
+import json
 import platform
 import re
 import shutil
@@ -12,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import teran
 from teran.errors import ExportError
-from teran.evaluation.data import open_regions
+from teran.evaluation.data import open_regions, read_split, root_of
+from teran.evaluation.data.captions import dataset_of
 from teran.model import TeranModel, bundle
 from teran.resources import BACKENDS, MODEL_REPOSITORY
 from teran_export import manifest
@@ -113,7 +116,8 @@ def _wanted(engine: Engine, options: ExportOptions) -> list[str]:
     if options.precision == AUTO and available:
         if not engine.runs_here:
             return [_UNTIMED]
-        return [p for p in available if p not in CALIBRATED or options.calibration]
+        has_both = options.calibration and options.calibration.suffix != ".tsv"
+        return [p for p in available if p not in CALIBRATED or has_both]
     if options.precision not in available:
         raise ExportError(
             f"{engine.name} offers {', '.join(available) or 'nothing'} on this machine, "
@@ -136,6 +140,7 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
         "precision": options.precision,
         "calibration": manifest.hash_tree(calibration) if calibration else None,
         "gate": _gate_request(options),
+        "max_loss": options.max_loss,
         "detector": manifest.hash_tree(options.detector) if options.detector else None,
         "photos": manifest.hash_tree(options.photos) if options.photos else None,
         "proposals": options.proposals,
@@ -153,11 +158,13 @@ def _request(options: ExportOptions, engine: Engine) -> dict[str, Any]:
 def _gate_request(options: ExportOptions) -> dict[str, Any] | None:
     if not options.gate:
         return None
+    root = root_of(options.gate, dataset_of(options.gate))
+    split = read_split(root, dataset_of(root), options.gate_split)
     return {
-        "regions": open_regions(options.gate).fingerprint(),
+        "regions": open_regions(root).fingerprint(),
+        "captions": sha256(json.dumps([split.image_ids, split.captions]).encode()).hexdigest(),
         "split": options.gate_split,
         "images": options.gate_images,
-        "max_loss": options.max_loss,
     }
 
 

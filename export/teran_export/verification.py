@@ -62,7 +62,7 @@ def _check(repository: Path, published: Manifest) -> dict[str, Any]:
     def loader(precision: str) -> Callable[[Graph], Run]:
         return lambda graph: engine.load(graph, repository / graph.name / VERSION, precision)
 
-    max_loss = (published.request.get("gate") or {}).get("max_loss", MAX_LOSS)
+    max_loss = published.request.get("max_loss", MAX_LOSS)
     gate_of_encoders = Gate(Answers.load(repository / ANSWERS), max_loss=max_loss)
     check: PrecisionCheck = gate_of_encoders.check(loader(published.precision))
     found = {

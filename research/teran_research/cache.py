@@ -1,15 +1,22 @@
 """Embeddings on disk, some hundred items in a file: an evaluation that was cut off goes on."""
 
+import json
 import os
 import zipfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import numpy.typing as npt
 
+import teran
+from teran.errors import TeranInputError
+
 Floats = npt.NDArray[np.float32]
+_FORMAT = 1
+"""Changes with what is made of the same items by the same weights."""
 CHUNK = 500
 """Items of a file."""
 
@@ -29,7 +36,8 @@ class EmbeddingCache:
             directory: of all caches.
             identity: everything that embeddings depend on.
         """
-        self.directory = directory / sha256("\n".join(identity).encode()).hexdigest()[:24]
+        key = json.dumps([_FORMAT, teran.__version__, *identity]).encode()
+        self.directory = directory / sha256(key).hexdigest()[:24]
 
     def fill(
         self,
@@ -43,8 +51,14 @@ class EmbeddingCache:
             items: how many there are.
             encode: encodes a range of them, rows (n, E) each.
             progress: told how many more are done.
+
+        Raises:
+            TeranInputError: nothing can be written there.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TeranInputError(f"can't keep embeddings in {self.directory}: {error}") from error
         found: list[Floats] = []
         for first in range(0, items, CHUNK):
             part = slice(first, min(first + CHUNK, items))
@@ -71,7 +85,6 @@ def _read(path: Path, items: int) -> list[Floats] | None:
 
 
 def _write(path: Path, found: list[Floats]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with NamedTemporaryFile(dir=path.parent, suffix=".unfinished", delete=False) as file:
         np.savez(file, rows=np.concatenate(found), counts=[len(one) for one in found])
-    unfinished.replace(path)
+    Path(file.name).replace(path)  # another evaluation may write the same

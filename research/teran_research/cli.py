@@ -1,7 +1,6 @@
 """`teran evaluate`, `teran train`, `teran explain` and `teran data`."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from teran_client import ImageRegions, Match
 from teran_client.images import picture_beside
-from teran_client.options import Connection, Size, parse_size
+from teran_client.options import Access, Size, parse_size
 
 from teran.errors import TeranInputError
 from teran.extras import needs
@@ -40,7 +39,7 @@ def evaluate(
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     markdown: Path | None = None,
     cache: Path | None = None,
-    connection: Connection = Connection(),
+    access: Access = Access(),
 ) -> None:
     """Recall and NDCG of a data set by the paper's protocols, beside the paper's own figures.
 
@@ -62,7 +61,7 @@ def evaluate(
         json_file: Write everything here.
         markdown: Write the table here.
         cache: Directory of embeddings, so that an evaluation goes on; by default in ~/.cache/teran.
-        connection: How to reach the server.
+        access: How to reach the server.
     """
     if not (model or server):
         raise TeranInputError("give --model, --server, or both: there is nothing to evaluate")
@@ -79,6 +78,9 @@ def evaluate(
         from teran_research.paper import FIGURES
         from teran_research.roads import ModelRoad, ServerRoad
         from teran_research.through_gallery import evaluate_through_galleries
+    for file in (json_file, markdown):
+        if file and not file.absolute().parent.is_dir():  # not after all the work
+            raise TeranInputError(f"can't write {file}: there is no such directory")
     root = root_of(directory, dataset)
     whole = read_split(root, dataset, split)
     folds, source = folds_of(whole, protocol), open_regions(root)
@@ -90,20 +92,20 @@ def evaluate(
         road = ModelRoad(model)
         reports[road.name] = Report.of(run(folds, grades, source, road, embeddings))
     if server:
-        with replace(connection, url=server).client() as client:
+        with access.client_of(server) as client:
             if through:
                 found = evaluate_through_galleries(folds, grades, source, client)
             else:
                 found = run(folds, grades, source, ServerRoad(client), embeddings)
         reports[through or "server"] = Report.of(found)
-    fold_size = "1k" if len(folds[0].image_ids) == 1000 else "5k"
-    figures = FIGURES.get((dataset, fold_size)) if split == "test" else None
+    figures = FIGURES.get((dataset, len(folds[0].image_ids))) if split == "test" else None
     lines, said = report.rows(reports, figures), report.notes(reports)
     console = Console()
     console.print(report.to_table(lines))
     for one in said:
         console.print(one)
-    console.print(f"embeddings are kept in {embeddings}")
+    if model or not through:
+        console.print(f"embeddings are kept in {embeddings}")
     if markdown:
         markdown.write_text(report.to_markdown(lines, said))
     if json_file:
@@ -147,7 +149,7 @@ def train(
 
     Example: teran train teran_f30k_MrSw data/f30k runs/f30k --bert bert-base-uncased/
     Example: teran train mine.toml packed/ runs/mine --start bundle/ --precision bf16
-    Example: torchrun --nproc-per-node 4 --no-python teran train teran_coco_MrSw packed/ runs/coco
+    Example: torchrun --nproc-per-node 4 --no-python teran train mine.toml coco/ run --bert bert/
 
     Args:
         recipe: What to train, and how.
@@ -189,7 +191,7 @@ def explain(
     server: str | None = None,
     photo: Path | None = None,
     size: Size = None,
-    connection: Connection = Connection(),
+    access: Access = Access(),
 ) -> None:
     """Draw where each word of a sentence looks in a picture: OUT.png and OUT.html.
 
@@ -205,7 +207,7 @@ def explain(
         detector: What finds a photo's regions for it.
         server: Address of a server, as host:port.
         photo: The picture that features are of, if it does not lie beside them.
-        connection: How to reach the server.
+        access: How to reach the server.
     """
     if bool(model) == bool(server):
         raise TeranInputError("give --model or --server, one of them")
@@ -217,7 +219,7 @@ def explain(
     if model:
         match = _by_model(model, detector, given, caption)
     else:
-        with replace(connection, url=server or "").client() as client:
+        with access.client_of(server or "") as client:
             match = client.match(given, caption)
     shown = looks(open_picture(picture) if picture else blank(parse_size(size) or (4, 3)), match)
     try:

@@ -20,7 +20,7 @@ def pairs_of(splits: Sequence[Split], source: RegionSource, tokenizer: Tokenizer
     images = [image for split in splits for image in split.image_ids]
     captions = [caption for split in splits for caption in split.captions]
     pieces = [encoding.ids for encoding in tokenizer.encode_batch(captions)]
-    read = lru_cache(maxsize=2)(source.read)  # features and boxes are asked for in turns
+    read = lru_cache(maxsize=256)(source.read)  # a batch is asked for several times
 
     class Column(Sequence[Floats]):
         def __init__(self, name: Literal["features", "boxes"]) -> None:

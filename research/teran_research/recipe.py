@@ -73,4 +73,7 @@ def _training(found: Mapping[str, Any], path: Path) -> TrainingConfig:
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise TeranInputError(f"{path}: {name} is {value!r}, expected {kind.__name__}")
         values[name] = kind(value)
-    return TrainingConfig(**values)
+    try:
+        return TrainingConfig(**values)
+    except TeranInputError as error:
+        raise TeranInputError(f"{path}: {error}") from error

@@ -11,7 +11,7 @@ import torch
 from teran_client import ImageRegions, Match, TeranClient
 from torch.nn.utils.rnn import pad_sequence
 
-from teran.errors import CheckpointError
+from teran.errors import CheckpointError, TeranInputError
 from teran.evaluation.data import Regions
 from teran.model import TeranModel, bundle
 from teran.model.config import Pooling
@@ -51,7 +51,10 @@ class ModelRoad:
         self._model = TeranModel.from_pretrained(directory).to(self._device)
         if self._model.tokenizer is None:
             raise CheckpointError(f"{directory} has no tokenizer.json")
-        self._tokenizer = CaptionTokenizer(self._model.tokenizer)
+        config = self._model.config
+        limit = config.text.max_position_embeddings
+        self._tokenizer = CaptionTokenizer(self._model.tokenizer, limit)
+        self._features = config.feature_dim
         self.name = "PyTorch fp32"
         self.pooling = Pooling(self._model.config.pooling)
         self.fingerprint = bundle.fingerprint(directory)
@@ -62,6 +65,8 @@ class ModelRoad:
 
         def encode(places: Sequence[int]) -> list[Floats]:
             batch = [images[i] for i in places]
+            for i in places:
+                check_width(images[i], self._features)
             features, boxes, mask = (
                 pad_sequence(rows, batch_first=True).to(self._device)
                 for rows in (
@@ -97,6 +102,7 @@ class ModelRoad:
         Raises:
             TeranInputError: the sentence has no word.
         """
+        check_width(regions, self._features)
         tokens = self._tokenizer.encode([caption])
         ids, mask = (
             torch.from_numpy(one).to(self._device)
@@ -124,8 +130,16 @@ class ServerRoad:
     """A server, asked over gRPC."""
 
     def __init__(self, client: TeranClient) -> None:
-        """Ask by a client, which stays open."""
+        """Ask by a client, which stays open.
+
+        Raises:
+            TeranInputError: the server does not say how it makes scores.
+        """
         self._client, info = client, client.info()
+        if info.pooling is None:
+            raise TeranInputError(
+                "the server's repository does not say how it pools cosines; export it again"
+            )
         self._features = info.feature_dim
         self.pooling = Pooling(info.pooling)
         self.name = "server"
@@ -152,6 +166,18 @@ class ServerRoad:
         image = self._client.encode_images(ImageRegions(features, boxes, "probe"))
         words = self._client.encode_captions("a dog runs on the beach .", verbatim=True)
         return sha256(image.tobytes() + words.word_embeddings.tobytes()).hexdigest()
+
+
+def check_width(regions: Regions, wanted: int) -> None:
+    """Make sure that a model takes an image's features.
+
+    Raises:
+        TeranInputError: it takes others.
+    """
+    if regions.features.shape[1] != wanted:
+        raise TeranInputError(
+            f"features have {regions.features.shape[1]} values, the model takes {wanted}"
+        )
 
 
 def sent(regions: Regions, name: str) -> ImageRegions:

@@ -16,6 +16,7 @@ from teran.training.distributed import World
 from teran_research.evaluate import check_images
 from teran_research.pairs import pairs_of
 from teran_research.recipe import Recipe
+from teran_research.roads import check_width
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def train(
         TeranInputError: the data set or the recipe can't be used.
         CheckpointError: what is begun or gone on with can't be.
     """
+    if not resume and (out / "last.pt").exists():
+        raise TeranInputError(f"{out} holds a run; go on with it by --resume, or choose another")
     root = root_of(directory, recipe.dataset)
     names = ["train", *(["restval"] if recipe.restval else [])]
     splits = [read_split(root, recipe.dataset, name) for name in names]
@@ -84,6 +87,7 @@ def train(
         check_images(split, source)
     model = beginning.model(recipe)
     assert model.tokenizer
+    check_width(source.read(validation.image_ids[0]), model.config.feature_dim)
     world = World.join()
     try:
         if torch.cuda.is_available():

@@ -41,7 +41,8 @@ def image_ranks(
     """
     matrix, owner = np.asarray(scores), np.asarray(image_of_caption)
     own = matrix[owner, np.arange(matrix.shape[1])]
-    ranks: Ranks = (matrix > own).sum(axis=0) if ties_help else (matrix >= own).sum(axis=0) - 1
+    # In this form what is not a number counts against the image, too.
+    ranks: Ranks = (matrix > own).sum(axis=0) if ties_help else (~(matrix < own)).sum(axis=0) - 1
     return ranks
 
 
@@ -62,6 +63,6 @@ def caption_ranks(
     described = owned.any(axis=1)
     matrix, owned = matrix[described], owned[described]
     best = np.where(owned, matrix, -np.inf).max(axis=1, keepdims=True)
-    ahead = matrix > best if ties_help else matrix >= best
+    ahead = matrix > best if ties_help else ~(matrix < best)
     ranks: Ranks = (ahead & ~owned).sum(axis=1)
     return ranks

@@ -87,6 +87,9 @@ class TeranConfig:
     def to_authors(self) -> dict[str, Any]:
         """The nested dict that `from_authors` reads, and the authors' code with it.
 
+        What is no part of the architecture is as in their COCO configuration. Their code always
+        takes bert-base-uncased for the rest of BERT's own.
+
         Raises:
             CheckpointError: their code has no such architecture.
         """
@@ -97,6 +100,13 @@ class TeranConfig:
                     f" theirs is always {fixed}"
                 )
         return {
+            "dataset": {
+                "name": "coco",
+                "images-path": "data/coco/images",
+                "data": "data",
+                "restval": True,
+                "pre-extracted-features": False,
+            },
             "text-model": {
                 "name": "bert",
                 "pretrain": "bert-base-uncased",
@@ -109,6 +119,7 @@ class TeranConfig:
             },
             "image-model": {
                 "name": "bottomup",
+                "pre-extracted-features-root": "data/coco/features_36",
                 "transformer-layers": self.visual_layers,
                 "dropout": self.dropout,
                 "pos-encoding": "concat-and-process",
@@ -128,11 +139,19 @@ class TeranConfig:
                 "dropout": self.dropout,
             },
             "training": {
+                "lr": 1e-5,
+                "grad-clip": 2.0,
+                "max-violation": True,
                 "loss-type": "alignment",
                 "alignment-mode": self.pooling.value,
                 "measure": "dot",
-                "max-violation": True,
                 "margin": 0.2,
+                "bs": 40,
+                "scheduler": "steplr",
+                "gamma": 0.1,
+                "step-size": 20,
+                "warmup": None,
+                "warmup-period": 1000,
             },
         }
 

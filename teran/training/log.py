@@ -11,21 +11,22 @@ _COLUMNS = ("step", "epoch", "learning_rate", "loss")
 class Log:
     """A file of comma-separated values. A run that goes on writes behind where its state ends."""
 
-    def __init__(self, path: Path | None, step: int) -> None:
+    def __init__(self, path: Path | None, epoch: int) -> None:
         """Open it.
 
         Args:
             path: the file; without one nothing is written.
-            step: of the state that is gone on from: what was logged later is done again.
+            epoch: the last that is done; what was logged of later ones is done again.
         """
         self._file = None
         if path is None:
             return
         kept: list[list[str]] = []
-        if step and path.is_file():
-            with path.open(newline="") as before:
-                kept = [row for row in list(csv.reader(before))[1:] if int(row[0]) <= step]
-        self._file = path.open("w", newline="")
+        if epoch and path.is_file():
+            with path.open(newline="", errors="replace") as before:
+                whole = [row for row in csv.reader(before) if len(row) == len(_COLUMNS)]
+            kept = [row for row in whole if row[1].isdecimal() and int(row[1]) <= epoch]
+        self._file = path.open("w", newline="", buffering=1)  # a line at a time
         self._writer = csv.writer(self._file)
         self._writer.writerows([_COLUMNS, *kept])
 

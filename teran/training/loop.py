@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from teran.errors import CheckpointError, TeranInputError
+from teran.errors import CheckpointError, TeranError, TeranInputError
 from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
-from teran.model import TeranModel
+from teran.evaluation.scoring import Floats, score_all
+from teran.model import Pooling, TeranModel
+from teran.model.alignment import present
 from teran.training.config import TrainingConfig
 from teran.training.data import CaptionBatch, ImageBatch, PairDataset, caption_batch
 from teran.training.distributed import World
@@ -29,27 +30,29 @@ Batch = tuple[ImageBatch, CaptionBatch, int]
 
 
 @torch.inference_mode()
-def score_dataset(model: TeranModel, data: PairDataset, batch_size: int = 100) -> Tensor:
+def score_dataset(model: TeranModel, data: PairDataset, batch_size: int = 100) -> Floats:
     """Score every image of `data` against every caption, (N, M), in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
     captions = [ids for group in data.captions for ids in group]
-    regions = []
+    regions: list[Floats] = []
     for start in range(0, len(data), batch_size):
         batch = data.images(range(start, min(start + batch_size, len(data)))).to(device)
-        regions.append(model.encode_images(batch.features, batch.boxes, batch.mask))
-    columns = []
+        found = model.encode_images(batch.features, batch.boxes, batch.mask).cpu()
+        kept = batch.mask.cpu()
+        regions += [one[rows].numpy() for one, rows in zip(found, kept, strict=True)]
+    words: list[Floats] = []
     for start in range(0, len(captions), batch_size):
-        words = caption_batch(captions[start : start + batch_size]).to(device)
-        embeddings = model.encode_captions(words.input_ids, words.attention_mask)
-        columns.append(torch.cat([model.align(block, embeddings) for block in regions]))
-    return torch.cat(columns, dim=1).cpu()
+        said = caption_batch(captions[start : start + batch_size]).to(device)
+        found = model.encode_captions(said.input_ids, said.attention_mask).cpu()
+        words += [one[rows].numpy() for one, rows in zip(found, present(found), strict=True)]
+    return score_all(regions, words, Pooling(model.config.pooling))
 
 
 def validate(model: TeranModel, data: PairDataset) -> tuple[Recall, Recall]:
     """Image and sentence retrieval recall of `model` on `data`."""
     owner = np.repeat(np.arange(len(data)), [len(group) for group in data.captions])
-    scores = score_dataset(model, data).numpy()
+    scores = score_dataset(model, data)
     return Recall.of(image_ranks(scores, owner)), Recall.of(caption_ranks(scores, owner))
 
 
@@ -121,7 +124,7 @@ class Trainer:
     def run(self, train: PairDataset, validation: PairDataset) -> TrainingState:
         """Train up to the configured number of epochs and return the final state."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        log = Log(self.directory / "log.csv" if self.world.rank == 0 else None, self.state.step)
+        log = Log(self.directory / "log.csv" if self.world.rank == 0 else None, self.state.epoch)
         with (
             log,
             Progress(
@@ -149,7 +152,8 @@ class Trainer:
                         "seconds": round(perf_counter() - started, 1),
                     }
                 )
-                self._keep(images.r1 + images.r10 + sentences.r1 + sentences.r10)
+                both = (images, sentences)
+                self._keep(sum(one.r1 + one.r5 + one.r10 for one in both))
                 if not self.quiet:
                     progress.console.print(
                         f"epoch {self.state.epoch}: loss {loss:.3f}, image R@1 {images.r1:.1f} "
@@ -158,20 +162,23 @@ class Trainer:
         return self.state
 
     def _epoch(self, train: PairDataset, progress: Progress, log: Log) -> float:
-        """Visit every image once, each with one of its captions drawn at random."""
+        """Visit every image once, with one of its captions drawn at random, or every caption."""
         self.model.train()
         size = self.config.batch_size * self.world.size
-        order = torch.randperm(len(train), generator=self.random).tolist()
-        draws = torch.rand(len(train), generator=self.random).tolist()
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        pairs = self._pairs(train)
+        batches = [pairs[i : i + size] for i in range(0, len(pairs), size)]
         batches = [batch for batch in batches if len(batch) >= max(2, self.world.size)]
+        if not batches:
+            raise TeranInputError(
+                f"no batch can be made of {len(pairs)} pairs, {size} at a time: it takes two"
+            )
         task = progress.add_task("", total=len(batches), epoch=self.state.epoch + 1, loss=0.0)
         total = 0.0
 
-        def load(images: list[int]) -> Batch:
-            own = self.world.part(images)
-            said = [train.captions[i][int(draws[i] * len(train.captions[i]))] for i in own]
-            return train.images(own), caption_batch(said), len(images)
+        def load(batch: list[tuple[int, int]]) -> Batch:
+            own = self.world.part(batch)
+            said = caption_batch([train.captions[image][caption] for image, caption in own])
+            return train.images([image for image, _ in own]), said, len(batch)
 
         with ThreadPoolExecutor(1) as reader:  # reads a batch while another is learnt from
             loading = [reader.submit(load, batch) for batch in batches[:1]]
@@ -179,12 +186,29 @@ class Trainer:
                 ready = loading.pop().result()
                 loading += [reader.submit(load, one) for one in batches[done : done + 1]]
                 is_last = done % self.config.accumulate == 0 or done == len(batches)
+                rate = self.learning_rate()
                 loss = self.step(*ready, update=is_last) / len(batch)
+                if not math.isfinite(loss):
+                    raise TeranError(
+                        f"the model gives no numbers any more, epoch {self.state.epoch + 1}, batch "
+                        f"{done}: lower the learning rate or take another precision; `best` is kept"
+                    )
                 total += loss
                 progress.update(task, completed=done, loss=total / done)
-                log.add(self.state.step, self.state.epoch + 1, self.learning_rate(), loss)
+                log.add(self.state.step, self.state.epoch + 1, rate, loss)
         progress.remove_task(task)
         return total / max(len(batches), 1)
+
+    def _pairs(self, train: PairDataset) -> list[tuple[int, int]]:
+        """Images and which of their captions, in the order of an epoch."""
+        if self.config.all_captions:
+            every = [
+                (i, c) for i, several in enumerate(train.captions) for c in range(len(several))
+            ]
+            return [every[i] for i in torch.randperm(len(every), generator=self.random).tolist()]
+        order = torch.randperm(len(train), generator=self.random).tolist()
+        draws = torch.rand(len(train), generator=self.random).tolist()
+        return [(i, int(draws[i] * len(train.captions[i]))) for i in order]
 
     def step(
         self, images: ImageBatch, captions: CaptionBatch, pairs: int, *, update: bool = True
@@ -198,7 +222,7 @@ class Trainer:
             update: change the weights now, by the gradients since they were changed last.
 
         Returns:
-            The batch's loss, a sum over the pairs.
+            The batch's loss, a sum over the pairs; NaN where an embedding is no number.
         """
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         images, captions = images.to(self.device), captions.to(self.device)
@@ -212,6 +236,8 @@ class Trainer:
         hardest = self.config.hardest_negative
         warm = self.state.epoch < self.config.all_negatives_epochs
         loss = triplet_loss(scores, self.config.margin, hardest and not warm)
+        if not all(torch.isfinite(one).all() for one in (regions, words)):
+            return math.nan  # such rows would count as absent, and the loss look like any other
         self.scaler.scale(loss).backward()
         if update:
             self._update()
@@ -231,7 +257,7 @@ class Trainer:
 
     def _keep(self, quality: float) -> None:
         """Write the last state, and the bundle where it is the best so far."""
-        random = self.world.collect(torch.get_rng_state())
+        random = self.world.collect(_random_states())
         if self.world.rank:
             return
         if quality > self.state.best:
@@ -253,10 +279,25 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "torch_random": random,
                 "config": dataclasses.asdict(self.config),
+                "processes": self.world.size,
             },
             partial,
         )
         partial.replace(self.directory / "last.pt")
+
+    def _check_same(self, saved: dict[str, Any], path: Path) -> None:
+        """Make sure that a run goes on as it was begun; it may get longer.
+
+        Raises:
+            CheckpointError: a setting is another.
+        """
+        now = dataclasses.asdict(self.config) | {"processes": self.world.size}
+        before = saved["config"] | {"processes": saved["processes"]}
+        for name in now.keys() - {"epochs"}:
+            if now[name] != before.get(name):
+                raise CheckpointError(
+                    f"{path} is of a run with {name} {before.get(name)}, not {now[name]}"
+                )
 
     def resume(self) -> None:
         """Go on from `last.pt` exactly as if the run had not stopped.
@@ -269,12 +310,16 @@ class Trainer:
             raise CheckpointError(f"nothing to resume: no {path}")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
+            self._check_same(saved, path)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = TrainingState(**saved["state"])
             self.random.set_state(saved["random"])
             self.scaler.load_state_dict(saved["scaler"])
-            torch.set_rng_state(saved["torch_random"][self.world.rank])
+            own = saved["torch_random"][self.world.rank]
+            torch.set_rng_state(own[0])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(own[1])
         except (
             RuntimeError,
             LookupError,
@@ -284,3 +329,9 @@ class Trainer:
             UnpicklingError,
         ) as error:
             raise CheckpointError(f"{path} does not fit this run: {error}") from error
+
+
+def _random_states() -> list[torch.Tensor]:
+    """Of this process's generators: the CPU's and, if it uses one, its GPU's."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states

@@ -1,6 +1,7 @@
 """A data set evaluated by all roads: what is served ranks as PyTorch does, in fp32."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,26 @@ def test_ranks_are_those_of_pytorch(
     assert max(map(abs, found["difference"].values())) <= 0.5
     assert "PyTorch fp32" in said
     assert set(client.gallery_info()) == galleries, "its own are gone"
+
+
+def test_an_explanation_from_the_server_is_that_of_pytorch(
+    data: Path, tiny_bundle: Path, server: BackgroundServer, tmp_path: Path
+) -> None:
+    for folder, suffix in (("bu_att", "npz"), ("bu_box", "npy")):
+        file = data / "features_36" / folder / f"3.{suffix}"
+        (tmp_path / f"3.{suffix}").write_bytes(file.read_bytes())
+    pages: list[list[tuple[str, str]]] = []
+    for road in (("--model", str(tiny_bundle)), ("--server", server.url)):
+        line = [sys.executable, "-m", "teran_client.cli", "explain", str(tmp_path / "3.npz")]
+        line += ["a dog runs", str(tmp_path / "drawn"), "--size", "80x60", *road]
+        ended = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+        page = (tmp_path / "drawn.html").read_text()
+        pages.append(re.findall(r"<b>(.*?)</b> <small>(.*?)</small>", page))
+    words, cosines = zip(*pages[0], strict=True)
+    assert words == ("a", "dog", "runs")
+    assert [word for word, _ in pages[1]] == list(words)
+    assert [float(cosine) for _, cosine in pages[1]] == pytest.approx(
+        [float(one) for one in cosines], abs=0.011
+    )

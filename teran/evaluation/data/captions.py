@@ -98,10 +98,10 @@ def read_split(root: Path, dataset: str, name: str) -> Split:
                 f"not of {dataset} with {name!r}"
             )
         return Split.of(dataset, name, found["splits"][name])
-    if karpathy:
-        return _karpathy(karpathy, dataset, name)
     if dataset == "coco" and name in _IDS and (ids := _find(root, f"coco_{_IDS[name]}_ids.npy")):
         return _coco(root, ids, name)
+    if karpathy:
+        return _karpathy(karpathy, dataset, name)
     raise TeranInputError(
         f"{root} holds no captions of {dataset}: neither {_KARPATHY[dataset]}"
         + (f" nor coco_{_IDS.get(name, name)}_ids.npy" if dataset == "coco" else "")
@@ -117,9 +117,10 @@ def dataset_of(root: Path) -> str:
     if ours := _find(root, CAPTIONS_FILE):
         return str(read_json(ours).get("dataset"))
     for dataset, name in _KARPATHY.items():
-        if _find(root, name):
+        if _find(root_of(root, dataset), name):
             return dataset
-    if any(_find(root, f"coco_{name}_ids.npy") for name in _IDS.values()):
+    coco = root_of(root, "coco")
+    if any(_find(coco, f"coco_{name}_ids.npy") for name in _IDS.values()):
         return "coco"
     raise TeranInputError(f"{root} holds no captions of {' or '.join(DATASETS)}")
 
@@ -180,10 +181,16 @@ def _coco(root: Path, ids_file: Path, name: str) -> Split:
     captions_file = _find(root, file_name)
     if not captions_file:
         raise TeranInputError(f"{root} has no {file_name}, which {ids_file.name} refers to")
-    by_id = {one["id"]: one for one in read_json(captions_file)["annotations"]}
+    try:
+        by_id = {
+            one["id"]: (str(one["image_id"]), str(one["caption"]))
+            for one in read_json(captions_file)["annotations"]
+        }
+    except (KeyError, TypeError) as error:
+        raise TeranInputError(f"{captions_file} is not COCO's: {error!r}") from error
     try:
         ids = np.load(ids_file, allow_pickle=False).tolist()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TeranInputError(f"can't read {ids_file}: {error}") from error
     ids = ids[:_MOST_DEV_CAPTIONS] if name == "val" else ids
     missing = [one for one in ids if one not in by_id]
@@ -194,8 +201,8 @@ def _coco(root: Path, ids_file: Path, name: str) -> Split:
         )
     described: list[tuple[str, list[str]]] = []
     for one in ids:
-        image = str(by_id[one]["image_id"])
+        image, caption = by_id[one]
         if not described or described[-1][0] != image or len(described[-1][1]) == PER_IMAGE:
             described.append((image, []))
-        described[-1][1].append(by_id[one]["caption"])
+        described[-1][1].append(caption)
     return Split.of("coco", name, described)

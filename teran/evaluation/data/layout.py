@@ -1,5 +1,6 @@
 """Regions as the authors keep them: two small files an image."""
 
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ class LayoutSource:
     def fingerprint(self) -> str:
         """What changes when a file does, or its place."""
         folders = (self._directory / FEATURES, self._directory / BOXES)
-        return fingerprint_of(file for folder in folders for file in sorted(folder.iterdir()))
+        files = [file for folder in folders for file in sorted(folder.glob("*.np[yz]"))]
+        return fingerprint_of(files, json.dumps(self._sizes, sort_keys=True))
 
     def read(self, image: str) -> Regions:
         """Read an image.
@@ -51,6 +53,8 @@ class LayoutSource:
 def _load(path: Path, key: str | None = None) -> npt.NDArray[Any]:
     try:
         loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray) is bool(key):
+            raise ValueError("it holds something else")
         return np.asarray(loaded[key] if key else loaded)
     except FileNotFoundError:
         raise TeranInputError(f"{path} is missing") from None

@@ -52,7 +52,10 @@ class PackedSource:
             )
         self._directory = directory
         self._places: dict[str, tuple[int, int]] = {}
-        self._shards = [_read_shard(directory, number) for number in range(found["shards"])]
+        try:
+            self._shards = [_read_shard(directory, number) for number in range(found["shards"])]
+        except (KeyError, TypeError) as error:
+            raise TeranInputError(f"{directory / PACK_FILE} is damaged: {error!r}") from error
         for number, shard in enumerate(self._shards):
             self._places |= {image: (number, place) for place, image in enumerate(shard["ids"])}
         self._open: OrderedDict[int, tuple[Floats, Floats, list[int]]] = OrderedDict()
@@ -94,7 +97,7 @@ class PackedSource:
             files = [_file(self._directory, number, name) for name in _ARRAYS]
             try:
                 features, boxes, counts = (np.load(file, mmap_mode="r") for file in files)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise TeranInputError(f"can't read shard {number}: {error}") from error
             ends = np.cumsum(counts).tolist()
             if not len(features) == len(boxes) == ends[-1]:
@@ -127,13 +130,15 @@ def pack(
         TeranInputError: the directory was begun with other images.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / PACK_FILE).unlink(missing_ok=True)
     refused: list[Refused] = []
     shards = [images[first : first + _SHARD] for first in range(0, len(images), _SHARD)]
-    for number, wanted in enumerate(shards):
-        shard = _begun(directory, number, wanted)
+    origin = source.fingerprint()
+    begun = [_begun(directory, number, wanted, origin) for number, wanted in enumerate(shards)]
+    (directory / PACK_FILE).unlink(missing_ok=True)
+    for number, (wanted, shard) in enumerate(zip(shards, begun, strict=True)):
         if shard is None:
-            shard = _write_shard(directory, number, source, wanted, progress)
+            shard = _write_shard(directory, number, source, wanted, progress) | {"source": origin}
+            _write_json(_description(directory, number), shard)
         else:
             progress(len(wanted))
         refused += [Refused(*one) for one in shard["refused"]]
@@ -141,8 +146,10 @@ def pack(
     return refused
 
 
-def _begun(directory: Path, number: int, wanted: Sequence[str]) -> dict[str, Any] | None:
-    """A shard of the run before, if it is there and whole: what was missing may be there now."""
+def _begun(
+    directory: Path, number: int, wanted: Sequence[str], source: str
+) -> dict[str, Any] | None:
+    """A shard of the run before, if nothing was missing and its source is as it was."""
     if not _description(directory, number).is_file():
         return None
     shard = _read_shard(directory, number)
@@ -150,7 +157,7 @@ def _begun(directory: Path, number: int, wanted: Sequence[str]) -> dict[str, Any
         raise TeranInputError(
             f"{directory} was begun with other images; choose another, or remove it"
         )
-    return None if shard["refused"] else shard
+    return None if shard["refused"] or shard.get("source") != source else shard
 
 
 def _write_shard(
@@ -182,14 +189,12 @@ def _write_shard(
     }
     for name, parts in arrays.items():
         np.save(_file(directory, number, name), np.concatenate(parts))
-    shard = {
+    return {
         "wanted": list(wanted),
         "ids": list(kept),
         "refused": refused,
         "sha256": {name: _digest(_file(directory, number, name)) for name in _ARRAYS},
     }
-    _write_json(_description(directory, number), shard)
-    return shard
 
 
 def _read_shard(directory: Path, number: int) -> dict[str, Any]:

@@ -50,8 +50,10 @@ class Regions:
             raise TeranInputError(f"{name}: a feature or a box is no finite number")
         if (boxes > np.tile(size, 2) + 1).any() or (boxes < -1).any():
             raise TeranInputError(f"{name}: a box lies outside of {size[0]} x {size[1]} pixels")
+        if (boxes[:, 2:] < boxes[:, :2]).any():
+            raise TeranInputError(f"{name}: a box ends before it begins")
         scale = np.array([*size, *size], np.float32)
-        return cls(features, np.divide(boxes, scale, dtype=np.float32))
+        return cls(features, np.divide(boxes, scale, dtype=np.float32).clip(0, 1))
 
 
 class RegionSource(Protocol):
@@ -71,9 +73,9 @@ class RegionSource(Protocol):
         """
 
 
-def fingerprint_of(files: Iterable[Path]) -> str:
-    """Tell files by their places, sizes and times."""
-    digest = sha256()
+def fingerprint_of(files: Iterable[Path], more: str = "") -> str:
+    """Tell files by their places, sizes and times, and whatever else counts."""
+    digest = sha256(more.encode())
     for file in files:
         state = file.stat()
         digest.update(f"{file.absolute()} {state.st_size} {state.st_mtime_ns}\n".encode())

@@ -27,8 +27,11 @@ def read_sizes(root: Path) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
     for folder in (root / place for place in _PLACES):
         for path in sorted(folder.glob("captions_*.json")):
-            for image in read_json(path).get("images", ()):
-                sizes[str(image["id"])] = image["width"], image["height"]
+            try:
+                for image in read_json(path).get("images", ()):
+                    sizes[str(image["id"])] = _size((image["width"], image["height"]), path)
+            except (KeyError, TypeError) as error:
+                raise TeranInputError(f"{path} is not COCO's: {error!r}") from error
         if (path := folder / "sizes.pkl").is_file():
             sizes |= {str(i): size for i, size in enumerate(_unpickled(path))}
         if (path := folder / "sizes.json").is_file():

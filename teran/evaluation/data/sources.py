@@ -9,6 +9,9 @@ from teran.evaluation.data.regions import RegionSource
 from teran.evaluation.data.sizes import read_sizes
 from teran.evaluation.data.tsv import TsvSource
 
+_USUAL = "features_36"
+"""Taken before others, as in the paper."""
+
 
 def open_regions(root: Path) -> RegionSource:
     """Open the regions of a data set: packed, in the authors' layout, or in tables.
@@ -21,7 +24,7 @@ def open_regions(root: Path) -> RegionSource:
     """
     if (root / PACK_FILE).is_file():
         return PackedSource(root)
-    for folder in (root, *sorted(root.glob("features_*"))):
+    for folder in (root, root / _USUAL, *sorted(root.glob("features_*"))):
         if (folder / FEATURES).is_dir():
             return LayoutSource(folder, read_sizes(root))
     if root.suffix == ".tsv" or any(root.glob("*.tsv")):

@@ -27,6 +27,12 @@ def test_constant_scores_rank_last() -> None:
     assert image_ranks(np.zeros((4, 4)), range(4)).tolist() == [3, 3, 3, 3]
 
 
+def test_what_is_no_number_ranks_last() -> None:
+    scores = np.full((4, 4), np.nan)
+    assert image_ranks(scores, range(4)).tolist() == [3, 3, 3, 3]
+    assert caption_ranks(scores, range(4)).tolist() == [3, 3, 3, 3]
+
+
 def test_equals_authors_on_5k() -> None:
     archive = reference_archive("metrics_global.npz")
     images, captions = (archive[key].astype(np.float32) for key in ("img", "cap"))

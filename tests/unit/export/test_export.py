@@ -1,5 +1,6 @@
 """Bundles become checked graphs and complete repositories, or nothing changes."""
 
+import base64
 import dataclasses
 import json
 import shutil
@@ -323,3 +324,28 @@ def test_an_engine_that_loses_recall_on_a_data_set_is_not_published(
     assert (tmp_path / "repository" / "manifest.json").is_file(), "what was published stays"
     with pytest.raises(TeranInputError, match="no images in its split 'val'"):
         export(replace(options, gate_split="val"))
+
+
+def test_real_regions_without_captions_calibrate_too(
+    tiny_bundle: Path, tiny_model: TeranModel, tmp_path: Path
+) -> None:
+    """As in a table of bottom-up attention's; int8 is then made only where it is asked for."""
+    random, lines = np.random.default_rng(0), []
+    for i in range(12):
+        features = random.exponential(2.0, (20 + i, TINY.feature_dim)).astype(np.float32)
+        boxes = np.tile(np.array([1, 2, 60, 50], np.float32), (20 + i, 1))
+        arrays = (base64.b64encode(one.tobytes()).decode() for one in (boxes, features))
+        lines.append("\t".join([f"COCO_val2014_{i:012d}", "80", "60", str(20 + i), *arrays]))
+    table = tmp_path / "regions.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    assert tiny_model.tokenizer
+    data = CalibrationData.load(table, TINY, tiny_model.tokenizer)
+    assert data.images["region_mask"].sum(axis=1).tolist() == list(range(20, 32))
+    assert data.image_of_caption is None
+    options = ExportOptions(tiny_bundle, tmp_path / "repository", calibration=table)
+    assert "int8" not in export(options).manifest.checks
+    check = export(replace(options, precision="int8")).manifest.checks["int8"]
+    assert (check["calibration"], check["recall_loss"]) == ("regions.tsv", None)
+    table.write_text(lines[0][:-3] + "\n")
+    with pytest.raises(TeranInputError, match=r"regions\.tsv: the line of image 0"):
+        export(replace(options, precision="int8"))

@@ -152,6 +152,23 @@ def test_another_model_is_not_taken_from_the_cache(
     assert first["image_retrieval"]["mean_rank"] != second["image_retrieval"]["mean_rank"]
 
 
+def test_where_nothing_can_be_written_is_told_first(
+    data: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    absent = tmp_path / "absent" / "out.json"
+    with pytest.raises(
+        TeranInputError, match=r"can't write .*out\.json: there is no such directory"
+    ):
+        evaluate(data, dataset="f30k", model=tiny_bundle, json_file=absent)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TeranInputError, match="can't keep embeddings in"):
+        evaluate(data, dataset="f30k", model=tiny_bundle, cache=tmp_path / "file")
+    with pytest.raises(TeranInputError, match="give --model, --server, or both"):
+        evaluate(data, dataset="f30k")
+    with pytest.raises(TeranInputError, match="--through gallery needs a --server"):
+        evaluate(data, dataset="f30k", model=tiny_bundle, through="gallery")
+
+
 def split_of(images: int) -> Split:
     return Split.of("coco", "test", [(str(i), ["a dog ."] * 5) for i in range(images)])
 

@@ -54,6 +54,7 @@ def test_released_recipes(name: str) -> None:
     assert recipe.training.warmup_steps == (0 if is_coco else 1000)
     assert (recipe.training.learning_rate, recipe.training.margin) == (1e-5, 0.2)
     assert (recipe.training.epochs, recipe.training.step_size) == (30, 20)
+    assert recipe.training.all_captions, "as the authors' epochs do"
     assert (recipe.model.embed_dim, recipe.model.visual_layers) == (1024, 4)
 
 
@@ -71,6 +72,10 @@ def test_no_other_recipes_are_there() -> None:
         ("[data]\ndataset = 'coco'\n[training]\nbatch = 3", "no setting batch"),
         ("[data]\ndataset = 'coco'\n[training]\nepochs = 2.5", "epochs is 2.5, expected int"),
         ("[data]\ndataset = 'coco'\n[training]\nhardest_negative = 1", "expected bool"),
+        (
+            "[data]\ndataset = 'coco'\n[training]\noptimizer = 'sgd'",
+            "mine.toml: optimizer is 'sgd'",
+        ),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -121,6 +126,8 @@ def test_a_run_and_what_is_left_of_it(
     assert best.tokenizer
     assert best.config.text.vocab_size == len(tiny_vocabulary())
     train(recipe, data, parts, vocabulary=vocabulary, epochs=1)
+    with pytest.raises(TeranInputError, match="holds a run; go on with it by --resume"):
+        train(recipe, data, parts, vocabulary=vocabulary)
     train(recipe, data, parts, vocabulary=vocabulary, resume=True)
     ends = [torch.load(out / "last.pt", weights_only=True)["model"] for out in (whole, parts)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

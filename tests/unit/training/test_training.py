@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from teran.errors import CheckpointError, TeranInputError
+from teran.errors import CheckpointError, TeranError, TeranInputError
 from teran.model import TeranModel
 from teran.model.random import random_model
 from teran.training import PairDataset, Trainer, TrainingConfig, triplet_loss
@@ -182,11 +183,55 @@ def test_the_log_of_a_run_that_goes_on_has_every_batch_once(tmp_path: Path) -> N
     train, validation = pairs(12, 1), pairs(8, 2)
     first = Trainer(model(), dataclasses.replace(config, epochs=1), tmp_path, quiet=True)
     first.run(train, validation)
-    with (tmp_path / "log.csv").open("a") as file:  # an epoch that was cut off
-        file.write("3,2,0.001,9.0\r\n")
+    with (tmp_path / "log.csv").open("a") as file:  # an epoch that was cut off in a line
+        file.write("3,2,0.001,9.0\r\n\r\n4,2")
     second = Trainer(model(), config, tmp_path, quiet=True)
     second.resume()
     second.run(train, validation)
     rows = [row.split(",") for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
     assert [(row[0], row[1]) for row in rows] == [("1", "1"), ("2", "1"), ("3", "2"), ("4", "2")]
     assert rows[2][3] != "9.0"
+
+
+def test_an_epoch_may_visit_every_caption(tmp_path: Path) -> None:
+    data = pairs(6, 1)
+    several = PairDataset(data.features, data.boxes, [list(one) * 5 for one in data.captions])
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=10, all_captions=True)
+    Trainer(model(), config, tmp_path, quiet=True).run(several, pairs(8, 2))
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_spoils_nothing(tmp_path: Path) -> None:
+    broken = model()
+    trainer = Trainer(broken, CONFIG, tmp_path, quiet=True)
+    with torch.no_grad():
+        broken.visual_encoder.projection.weight.fill_(float("nan"))
+    with pytest.raises(TeranError, match="gives no numbers any more, epoch 1, batch 1"):
+        trainer.run(pairs(16, 1), pairs(8, 2))
+    assert not (tmp_path / "best").exists()
+    images, sentences = validate(broken, pairs(8, 2))
+    assert (images.r1, sentences.r1) == (0, 0), "what is no number ranks last"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("optimizer", "sgd"), ("precision", "fp8"), ("accumulate", 0), ("epochs", 0), ("gamma", 0)],
+)
+def test_settings_that_can_not_be_are_named(setting: str, value: object) -> None:
+    settings: dict[str, Any] = {setting: value}
+    with pytest.raises(TeranInputError, match=f"{setting} is {value!r}"):
+        TrainingConfig(**settings)
+
+
+def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
+    Trainer(model(), dataclasses.replace(CONFIG, epochs=1), tmp_path, quiet=True).run(
+        pairs(12, 1), pairs(8, 2)
+    )
+    for other in ({"batch_size": 4}, {"seed": 6}, {"learning_rate": 1.0}):
+        changed = dataclasses.replace(CONFIG, **other)
+        with pytest.raises(CheckpointError, match=f"is of a run with {next(iter(other))} "):
+            Trainer(model(), changed, tmp_path).resume()
+    alone = Trainer(model(), dataclasses.replace(CONFIG, batch_size=1), tmp_path, quiet=True)
+    train, validation = pairs(12, 1), pairs(8, 2)
+    with pytest.raises(TeranInputError, match="no batch can be made of 12 pairs, 1 at a time"):
+        alone.run(train, validation)

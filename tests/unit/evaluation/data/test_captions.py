@@ -81,6 +81,16 @@ def test_cocos_files_with_the_authors_lists(coco: Path) -> None:
     assert read_split(coco, "coco", "train").captions == said(7)
 
 
+def test_the_authors_lists_come_before_karpathys_file(coco: Path) -> None:
+    """As their validation split is a part of his."""
+    (coco / "dataset_coco.json").write_text(json.dumps(karpathy()))
+    assert read_split(coco, "coco", "test").image_ids == ["9", "3"]
+    for damage in ("{}", '{"annotations": [{"id": 1}]}'):
+        (coco / "annotations" / "captions_val2014.json").write_text(damage)
+        with pytest.raises(TeranInputError, match=r"captions_val2014\.json is not COCO's"):
+            read_split(coco, "coco", "test")
+
+
 def test_ids_that_are_nowhere_are_named(coco: Path) -> None:
     np.save(coco / "annotations" / "coco_test_ids.npy", np.array([9000, 1, 2]))
     with pytest.raises(TeranInputError, match=r"2 of 3 ids .* the first is 1"):

@@ -73,6 +73,13 @@ def test_damaged_images_are_named(layout: Path) -> None:
     np.save(boxes / "2.npy", np.zeros((2, 4)))
     with pytest.raises(TeranInputError, match=r"image 2: 3 regions, but boxes of the shape \(2, 4"):
         open_regions(layout).read("2")
+    with (features / "1.npz").open("wb") as file:
+        np.save(file, np.zeros((3, 6)))
+    with pytest.raises(TeranInputError, match=r"can't read .*1\.npz: it holds something else"):
+        open_regions(layout).read("1")
+    np.save(boxes / "10.npy", np.tile([20.0, 0, 10, 5], (3, 1)))
+    with pytest.raises(TeranInputError, match="image 10: a box ends before it begins"):
+        open_regions(layout).read("10")
     np.save(boxes / "10.npy", np.full((3, 4), 5000.0))
     with pytest.raises(TeranInputError, match="image 10: a box lies outside of 30 x 90 pixels"):
         open_regions(layout).read("10")
@@ -201,6 +208,7 @@ def test_packing_goes_on_where_it_was_cut_off(
         assert_same(open_regions(out).read(image), expected(image))
     with pytest.raises(TeranInputError, match="was begun with other images"):
         pack(source, ["2", "1"], out)
+    assert open_regions(out).ids() == list(SIZES), "what was packed stays"
 
 
 def test_what_can_not_be_packed_is_named_and_may_come_later(layout: Path, tmp_path: Path) -> None:
@@ -235,13 +243,39 @@ def test_damage_is_found(layout: Path, tmp_path: Path) -> None:
             PackedSource(out).read("1")
         file.write_bytes(whole)
     assert PackedSource(out).fingerprint() == fingerprint
+    (out / "00000.features.npy").write_bytes(b"")
+    with pytest.raises(TeranInputError, match="can't read shard 0"):
+        PackedSource(out).read("1")
+    (out / PACK_FILE).write_text('{"version": 1}')
+    with pytest.raises(TeranInputError, match=r"pack\.json is damaged"):
+        open_regions(out)
     (out / PACK_FILE).write_text('{"version": 9}')
     with pytest.raises(TeranInputError, match="packed in the format 9, not 1"):
         open_regions(out)
 
 
-def test_a_changed_file_changes_the_fingerprint(layout: Path) -> None:
+def test_what_has_changed_is_packed_anew(layout: Path, tmp_path: Path) -> None:
+    out = tmp_path / "packed"
+    pack(open_regions(layout), list(SIZES), out)
+    features, _ = made("1")
+    np.savez(layout / "features_36" / "bu_att" / "1.npz", feat=features + 1)
+    pack(open_regions(layout), list(SIZES), out)
+    assert (open_regions(out).read("1").features == features + 1).all()
+
+
+def test_the_papers_36_regions_come_before_others(layout: Path) -> None:
+    other = layout / "features_100" / "bu_att"
+    other.mkdir(parents=True)
+    np.savez(other / "5.npz", feat=np.zeros((1, 6)))
+    assert open_regions(layout).ids() == ["1", "2", "10", "11"]
+
+
+def test_a_changed_file_or_size_changes_the_fingerprint(layout: Path) -> None:
     before = open_regions(layout).fingerprint()
+    assert open_regions(layout).fingerprint() == before
+    (layout / "sizes.json").write_text(json.dumps(SIZES | {"1": [99, 50]}))
+    assert open_regions(layout).fingerprint() != before
+    (layout / "sizes.json").write_text(json.dumps(SIZES))
     assert open_regions(layout).fingerprint() == before
     np.savez(layout / "features_36" / "bu_att" / "1.npz", feat=np.zeros((4, 6)))
     assert open_regions(layout).fingerprint() != before
