@@ -13,7 +13,7 @@ from teran.errors import ExportError
 from teran.evaluation.data import Regions, open_regions, read_split, root_of
 from teran.evaluation.data.captions import dataset_of
 from teran.model import TeranConfig
-from teran.tokenizer import CaptionTokenizer
+from teran.tokenizer import WORD_BUCKETS, CaptionTokenizer
 from teran_export.graphs import (
     FEATURE_TYPES,
     TEXTUAL_ENCODER,
@@ -143,11 +143,16 @@ class CalibrationData:
         return self.images if graph == VISUAL_ENCODER else self.captions
 
     def batches(self, graph: Graph) -> Iterator[Arrays]:
-        """The inputs of one encoder in batches."""
+        """The inputs of one encoder in batches, captions no wider than a batch is served."""
         inputs = self.inputs(graph)
         count = len(next(iter(inputs.values())))
         for start in range(0, count, BATCH):
-            yield {name: value[start : start + BATCH] for name, value in inputs.items()}
+            batch = {name: value[start : start + BATCH] for name, value in inputs.items()}
+            if graph == TEXTUAL_ENCODER:
+                longest = int(batch["attention_mask"].sum(axis=1).max())
+                width = next((one for one in WORD_BUCKETS if longest <= one), None)
+                batch = {name: value[:, :width] for name, value in batch.items()}
+            yield batch
 
 
 def _padded(regions: Sequence[Regions], path: Path, config: TeranConfig) -> Arrays:

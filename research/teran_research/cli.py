@@ -1,6 +1,7 @@
 """`teran evaluate`, `teran train`, `teran explain` and `teran data`."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,6 +276,7 @@ def pack(
         from teran.evaluation.data import open_regions, read_split, root_of
         from teran.evaluation.data.captions import CAPTIONS_FILE, write_splits
         from teran.evaluation.data.packed import pack as write
+        from teran.evaluation.data.relevance import RELEVANCES
         from teran_research.evaluate import progress_bars
     root = root_of(directory, dataset)
     wanted = [read_split(root, dataset, name) for name in splits]
@@ -283,6 +285,8 @@ def pack(
     with progress_bars() as bar:
         refused = write(open_regions(root), images, out, bar("packing images", len(images)))
     write_splits(out / CAPTIONS_FILE, dataset, wanted)
+    if (root / RELEVANCES).is_dir():
+        shutil.copytree(root / RELEVANCES, out / RELEVANCES, dirs_exist_ok=True)
     print(f"{out}: {len(images) - len(refused):,} images")
     if refused:
         listed = "\n".join(f"  {one.reason}" for one in refused)

@@ -1,4 +1,4 @@
-"""What the paper reports (Messina et al., TOMM 2021): the figures to stand beside ours."""
+"""What the paper reports (Messina et al., TOMM 2021), as a survey of the field lists it."""
 
 from collections.abc import Mapping
 

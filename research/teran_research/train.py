@@ -79,6 +79,8 @@ def train(
     """
     if not resume and (out / "last.pt").exists():
         raise TeranInputError(f"{out} holds a run; go on with it by --resume, or choose another")
+    if resume and beginning == Beginning():
+        beginning = Beginning(start=out / "best")  # the weights are those of the last state
     root = root_of(directory, recipe.dataset)
     names = ["train", *(["restval"] if recipe.restval else [])]
     splits = [read_split(root, recipe.dataset, name) for name in names]

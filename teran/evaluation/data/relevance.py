@@ -11,6 +11,8 @@ from teran.evaluation.data.captions import Split
 from teran.evaluation.rouge import relevance
 
 Grades = npt.NDArray[np.float32]
+RELEVANCES = "relevances"
+"""The folder of the authors' files."""
 ROUGE_L, SPICE = "rouge_l", "spice"
 _FILES = {ROUGE_L: "rougeL", SPICE: "spice"}
 
@@ -48,7 +50,7 @@ def grade(root: Path, whole: Split, folds: list[Split]) -> list[dict[str, Grades
 
 def _read(root: Path, split: Split, measure: str) -> npt.NDArray[Any] | None:
     name = f"{split.dataset}-{split.name}-{_FILES[measure]}.npy"
-    path = next((one for one in (root / "relevances" / name, root / name) if one.is_file()), None)
+    path = next((one for one in (root / RELEVANCES / name, root / name) if one.is_file()), None)
     if path is None:
         return None
     shape = len(split.captions), len(split.image_ids)

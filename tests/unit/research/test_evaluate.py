@@ -110,6 +110,9 @@ def test_precomputed_relevance_is_used(data: Path, tiny_bundle: Path, tmp_path: 
     found = run(tmp_path, tiny_bundle, tmp_path)  # in a folder of the data set's name
     assert 0 < found["image_retrieval"]["ndcg_spice"] < 1
     assert found["image_retrieval"]["ndcg_rouge_l"] == without["image_retrieval"]["ndcg_rouge_l"]
+    pack(root, tmp_path / "packed", dataset="f30k")
+    packed = run(tmp_path / "packed", tiny_bundle, tmp_path)
+    assert packed["image_retrieval"] == found["image_retrieval"]
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(TeranInputError, match=r"f30k-test-spice\.npy has 17,996 bytes; .* 18,000"):
         run(root, tiny_bundle, tmp_path)

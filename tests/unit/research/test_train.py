@@ -128,7 +128,7 @@ def test_a_run_and_what_is_left_of_it(
     train(recipe, data, parts, vocabulary=vocabulary, epochs=1)
     with pytest.raises(TeranInputError, match="holds a run; go on with it by --resume"):
         train(recipe, data, parts, vocabulary=vocabulary)
-    train(recipe, data, parts, vocabulary=vocabulary, resume=True)
+    train(recipe, data, parts, resume=True)
     ends = [torch.load(out / "last.pt", weights_only=True)["model"] for out in (whole, parts)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     train(recipe, data, tmp_path / "more", start=whole / "best", epochs=1, precision="bf16")
