@@ -21,9 +21,13 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import track
+from teran_client import TeranClient
+from teran_research.evaluate import evaluate, folds_of
+from teran_research.roads import ServerRoad
 
 from benchmarks import machine
-from teran.evaluation.data import Split, open_regions
+from teran.cli.background import background_server
+from teran.evaluation.data import Split, open_regions, read_split
 from teran.evaluation.data.layout import BOXES, FEATURES
 from teran.evaluation.data.packed import pack
 from teran.evaluation.protocol import Fold, Report
@@ -39,7 +43,7 @@ step of their evaluation."""
 console = Console()
 
 
-def read_split(path: Path, images: int) -> Split:
+def read_captions(path: Path, images: int) -> Split:
     """The first images of COCO's file of captions that have five or more."""
     captions: dict[int, list[str]] = {}
     for one in json.loads(path.read_text())["annotations"]:
@@ -49,7 +53,18 @@ def read_split(path: Path, images: int) -> Split:
 
 
 def write_layout(root: Path, split: Split) -> None:
-    """Write random regions in the authors' layout."""
+    """Write a data set as COCO lies on the authors' disks, with random regions."""
+    annotations = root / "annotations"
+    annotations.mkdir(parents=True)
+    images = [{"id": int(i), "width": SIZE[0], "height": SIZE[1]} for i in split.image_ids]
+    said = [
+        {"id": place, "image_id": int(split.image_ids[image]), "caption": caption}
+        for place, (image, caption) in enumerate(zip(split.owner, split.captions, strict=True))
+    ]
+    (annotations / "captions_val2014.json").write_text(
+        json.dumps({"images": images, "annotations": said})
+    )
+    np.save(annotations / "coco_test_ids.npy", np.arange(len(said)))
     random = np.random.default_rng(0)
     for folder in (FEATURES, BOXES):
         (root / "features_36" / folder).mkdir(parents=True)
@@ -58,8 +73,6 @@ def write_layout(root: Path, split: Split) -> None:
         corners = np.sort(random.random((REGIONS, 2, 2)), axis=1).reshape(REGIONS, 4)
         np.savez(root / "features_36" / FEATURES / f"{image}.npz", feat=features)
         np.save(root / "features_36" / BOXES / f"{image}.npy", corners * [*SIZE, *SIZE])
-    sizes = dict.fromkeys(split.image_ids, SIZE)
-    (root / "sizes.json").write_text(json.dumps(sizes))
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -152,18 +165,40 @@ def measure_scoring(split: Split) -> dict[str, float]:
     }
 
 
+def measure_whole(work: Path, repository: Path) -> dict[str, float]:
+    """Seconds of an evaluation of the packed set through a server, and once more from the cache."""
+    root = work / "packed"
+    shutil.copytree(work / "layout" / "annotations", root / "annotations")
+    split = read_split(root, "coco", "test")
+    folds = folds_of(split, "5k")
+    with (
+        background_server(repository, "--gallery", str(work / "gallery")) as server,
+        TeranClient(server.url) as client,
+    ):
+        road, source = ServerRoad(client), open_regions(root)
+
+        def run() -> None:
+            Report.of(evaluate(folds, [{}], source, road, work / "cache"))
+
+        whole, again = seconds(run), seconds(run)
+    return {"seconds": round(whole, 1), "from_the_cache": round(again, 1)}
+
+
 def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--captions", type=Path, required=True, help="COCO's file of captions")
     parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--repository", type=Path, help="evaluate what it serves, too")
     options = parser.parse_args()
-    split = read_split(options.captions, options.images)
+    split = read_captions(options.captions, options.images)
     results: dict[str, Any] = {"images": len(split.image_ids), "captions": len(split.captions)}
     work = Path(tempfile.mkdtemp(prefix="evaluation-", dir="build"))
     try:
         results["data"] = measure_data(work, split)
+        if options.repository:
+            results["whole"] = measure_whole(work, options.repository)
     finally:
         shutil.rmtree(work)
     results["scores"] = measure_scoring(split)
