@@ -86,6 +86,9 @@ def evaluate(
     whole = read_split(root, dataset, split)
     folds, source = folds_of(whole, protocol), open_regions(root)
     check_images(whole, source)
+    if server:
+        with access.client_of(server) as client:  # nor is that found out after all the work
+            client.info()
     embeddings = cache or default_directory()
     grades = grade(root, whole, folds)
     reports = {}

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from teran_client.options import Access
 from teran_research.cache import EmbeddingCache
 from teran_research.cli import evaluate, pack, verify
 from teran_research.evaluate import check_images, folds_of
 from teran_research.roads import ModelRoad
 
-from teran.errors import TeranInputError
+from teran.errors import TeranInputError, TeranUnavailableError
 from teran.evaluation.data import Regions, Split
 from teran.evaluation.protocol import Fold, Report
 from teran.evaluation.rouge import rouge_l
@@ -166,6 +167,12 @@ def test_where_nothing_can_be_written_is_told_first(
     (tmp_path / "file").write_text("")
     with pytest.raises(TeranInputError, match="can't keep embeddings in"):
         evaluate(data, dataset="f30k", model=tiny_bundle, cache=tmp_path / "file")
+    with pytest.raises(TeranUnavailableError):
+        evaluate(
+            data, dataset="f30k", model=tiny_bundle, server="127.0.0.1:9", cache=tmp_path / "kept",
+            access=Access(timeout=2),
+        )  # fmt: skip
+    assert not (tmp_path / "kept").exists(), "nothing was encoded in vain"
     with pytest.raises(TeranInputError, match="give --model, --server, or both"):
         evaluate(data, dataset="f30k")
     with pytest.raises(TeranInputError, match="--through gallery needs a --server"):
