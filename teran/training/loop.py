@@ -19,6 +19,7 @@ from teran.evaluation.retrieval import Recall, caption_ranks, image_ranks
 from teran.evaluation.scoring import Floats, score_all
 from teran.model import Pooling, TeranModel
 from teran.model.alignment import present
+from teran.model.precision import DTYPES
 from teran.training.config import TrainingConfig
 from teran.training.data import CaptionBatch, ImageBatch, PairDataset, caption_batch
 from teran.training.distributed import World
@@ -224,10 +225,9 @@ class Trainer:
         Returns:
             The batch's loss, a sum over the pairs; NaN where an embedding is no number.
         """
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         images, captions = images.to(self.device), captions.to(self.device)
         mixed = self.config.precision != "fp32"
-        with torch.autocast(self.device.type, kinds[self.config.precision], enabled=mixed):
+        with torch.autocast(self.device.type, DTYPES[self.config.precision], enabled=mixed):
             regions = self.model.encode_images(images.features, images.boxes, images.mask)
             words = self.model.encode_captions(captions.input_ids, captions.attention_mask)
         scores = self.model.align(
